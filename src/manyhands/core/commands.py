@@ -1,0 +1,76 @@
+"""What a command is, and how it ended: plain values."""
+
+from __future__ import annotations
+
+import signal as signals
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Command", "CompletedCommand"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One program to start.
+
+    Attributes:
+        args: the program and its arguments, never empty. `bytes` are handed over as they are. There is no shell: a script is
+            `("/bin/sh", "-c", script, "sh", *values)`, its values as positional parameters.
+        cwd: the folder to start in; None: that of the parent.
+        env: the whole environment; None: that of the parent.
+        extra_env: laid over `env`.
+        input: bytes for its standard input; None: the null device.
+        capture: keep its standard output and standard error; False: they go where the parent's go.
+    """
+
+    args: tuple[str | bytes, ...]
+    cwd: str | None = None
+    env: Mapping[str, str] | None = None
+    extra_env: Mapping[str, str] | None = None
+    input: bytes | None = None
+    capture: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletedCommand:
+    """A program that has ended, whatever its status.
+
+    Attributes:
+        args: as they were given.
+        returncode: the exit status; minus the signal's number when a signal ended it, as in `subprocess`.
+        stdout, stderr: what it wrote: `str`, or `bytes` where those were asked for; empty when not captured.
+        pid: of the program.
+        started_at: seconds since the epoch.
+        duration_s: wall time from start to end.
+        user_cpu_s, system_cpu_s: CPU time of it and of its children that it waited for.
+        peak_memory_bytes: the largest resident size among them.
+    """
+
+    args: tuple[str | bytes, ...]
+    returncode: int
+    stdout: str | bytes
+    stderr: str | bytes
+    pid: int
+    started_at: float
+    duration_s: float
+    user_cpu_s: float
+    system_cpu_s: float
+    peak_memory_bytes: int
+
+    @property
+    def succeeded(self) -> bool:
+        """True when the exit status is 0."""
+        return self.returncode == 0
+
+    @property
+    def signal_name(self) -> str | None:
+        """The name of the signal that ended it ("SIGKILL"), or None."""
+        if self.returncode >= 0:
+            return None
+        try:
+            return signals.Signals(-self.returncode).name
+        except ValueError:
+            return f"signal {-self.returncode}"

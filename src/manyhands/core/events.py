@@ -1,0 +1,241 @@
+"""The vocabulary: what can happen (events, past participles) and what is to be done (actions, imperatives).
+
+One vocabulary serves the scheduler, the observers and, later, the journal. They are NamedTuples rather than frozen dataclasses:
+some are made for every single `submit`, and a tuple is made three times as fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from manyhands.core.states import State
+    from manyhands.core.tasks import Batch, Failure, Policy, Success, WorkerEnd
+
+__all__ = [
+    "Action",
+    "AskProgress",
+    "BatchProgressed",
+    "BatchReturned",
+    "Deliver",
+    "EndJob",
+    "Event",
+    "ItemObserved",
+    "JobCancelled",
+    "JobClosed",
+    "JobOpened",
+    "OutcomesTaken",
+    "PoolClosed",
+    "PoolFailed",
+    "RecallBatch",
+    "RetireWorker",
+    "SendBatch",
+    "StartWorker",
+    "StopWorker",
+    "TaskCancelled",
+    "TasksAdded",
+    "TimePassed",
+    "WorkerEnded",
+    "WorkerStarted",
+]
+
+
+# ---- events -------------------------------------------------------------------------------------------------------------------
+
+
+class JobOpened(NamedTuple):
+    """A stream of tasks that share a policy begins: one `map`, or the `submit`s with the same options."""
+
+    job_id: int
+    policy: Policy
+
+
+class TasksAdded(NamedTuple):
+    """Consecutive tasks, the first with index `start`; `payload_bytes` is what they weigh together on their way."""
+
+    job_id: int
+    start: int
+    items: Sequence[Any]
+    payload_bytes: int = 0
+
+
+class JobClosed(NamedTuple):
+    """No further task will be added to the job."""
+
+    job_id: int
+
+
+class JobCancelled(NamedTuple):
+    """Nobody wants the rest of the job: what has not begun is dropped, there are no more tries.
+
+    What still runs after `stop_after_s` is stopped, if it can be.
+    """
+
+    job_id: int
+    stop_after_s: float
+
+
+class TaskCancelled(NamedTuple):
+    """One task is not wanted. It has an effect only before the task has begun."""
+
+    job_id: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+
+
+class OutcomesTaken(NamedTuple):
+    """The consumer has taken `count` outcomes of the job, which makes room for as many tasks."""
+
+    job_id: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+class WorkerStarted(NamedTuple):
+    """A worker is ready for its first batch."""
+
+    worker_id: int
+
+
+class WorkerEnded(NamedTuple):
+    """A worker is gone. `running` names the batch and the offset within it that it was at, when it was at one."""
+
+    worker_id: int
+    end: WorkerEnd
+    running: tuple[int, int] | None = None
+
+
+class BatchProgressed(NamedTuple):
+    """The next tasks of a batch have ended, in order."""
+
+    batch_id: int
+    results: Sequence[Success | Failure]
+
+
+class BatchReturned(NamedTuple):
+    """A worker gives back the last `count` tasks of a batch, which it has not begun and will not begin."""
+
+    batch_id: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+class ItemObserved(NamedTuple):
+    """The answer to `AskProgress`: the worker is at `offset` of the batch, since `started_at` (monotonic seconds).
+
+    An offset of -1 says that it is at none of the batch's tasks just now.
+    """
+
+    batch_id: int
+    offset: int
+    started_at: float
+
+
+class TimePassed(NamedTuple):
+    """The time that `Scheduler.next_deadline` named has come."""
+
+
+class PoolFailed(NamedTuple):
+    """No worker can be made ready, for instance because the initializer raises. What waits fails with `error`."""
+
+    error: BaseException
+
+
+class PoolClosed(NamedTuple):
+    """No further task will be added to any job: workers retire when all is done.
+
+    `cancel`: drop what has not begun; there are no more tries. What runs is left to end.
+    """
+
+    cancel: bool
+
+
+Event = (
+    JobOpened
+    | TasksAdded
+    | JobClosed
+    | JobCancelled
+    | TaskCancelled
+    | OutcomesTaken
+    | WorkerStarted
+    | WorkerEnded
+    | BatchProgressed
+    | BatchReturned
+    | ItemObserved
+    | TimePassed
+    | PoolFailed
+    | PoolClosed
+)
+
+
+# ---- actions ------------------------------------------------------------------------------------------------------------------
+
+
+class StartWorker(NamedTuple):
+    """Make a worker. `slot` (from 1) is free now and is this worker's until it has ended."""
+
+    worker_id: int
+    slot: int
+
+
+class SendBatch(NamedTuple):
+    """Hand a batch to a worker."""
+
+    worker_id: int
+    batch: Batch
+
+
+class RecallBatch(NamedTuple):
+    """Ask a worker to report what has ended, and to give back all that it has not begun."""
+
+    worker_id: int
+    batch_id: int
+
+
+class AskProgress(NamedTuple):
+    """Look which item a worker is at, and since when; always answered by `ItemObserved`."""
+
+    worker_id: int
+    batch_id: int
+
+
+class StopWorker(NamedTuple):
+    """Stop a worker by force (after `grace_s`) because of the batch that it runs; its end is reported by `WorkerEnded`."""
+
+    worker_id: int
+    batch_id: int
+    grace_s: float
+
+
+class RetireWorker(NamedTuple):
+    """Let an idle worker end."""
+
+    worker_id: int
+
+
+class Deliver(NamedTuple):
+    """Tasks have got their outcomes.
+
+    Attributes:
+        job_id, start, count: which tasks.
+        state: their final state.
+        result: a `Success` or `Failure` as the worker reported it, a `WorkerEnd`, an exception, or None.
+        attempt: tries that were made.
+        worker_id: of the last try, 0 when there was none.
+    """
+
+    job_id: int
+    start: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
+    state: State
+    result: Success | Failure | WorkerEnd | BaseException | None
+    attempt: int
+    worker_id: int
+
+
+class EndJob(NamedTuple):
+    """A closed or cancelled job has no task left."""
+
+    job_id: int
+
+
+Action = StartWorker | SendBatch | RecallBatch | AskProgress | StopWorker | RetireWorker | Deliver | EndJob

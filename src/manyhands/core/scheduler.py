@@ -1,0 +1,524 @@
+"""The pure machine: one event in, the actions that it calls for out.
+
+`Scheduler.handle` is the only method that changes anything. It reads no clock: `now` (monotonic seconds) is passed in and never
+goes back. Whoever performs the actions may do so late, and events about what is over may still arrive: every batch has an id that
+is used once, a stop names batch and offset, and what names a batch that is no longer current changes nothing (I5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core import events as ev
+from manyhands.core.crew import Crew, Stop, Worker, WorkerState
+from manyhands.core.deadlines import BatchIsLate, Deadlines, DelayOver, ItemIsDue, JobIsUnwanted, StartAgain, Timer
+from manyhands.core.jobs import Job, batch_of
+from manyhands.core.states import State
+from manyhands.core.tasks import Batch, Failure, Span, Success, Tries, WorkerEnd
+from manyhands.core.turns import Turns
+from manyhands.errors import WorkerStartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Scheduler"]
+
+BATCHES_PER_WORKER = 2  # one runs, one waits in its pipe, so that a worker never waits for the parent
+MAX_START_FAILURES = 5  # in a row, without a report from any worker in between: then the pool fails instead of storming
+START_PAUSE_S = 0.05  # before the first further try to start a worker; doubled each time, up to 0.8 s
+ASK_AGAIN_S = 0.01  # when a late item could not be told apart from its neighbours yet
+FEW_TIMERS = 1000  # so many may be stale before they are looked through
+
+
+class Scheduler:
+    """All scheduling state of one pool.
+
+    Args:
+        max_workers: most workers at a time.
+        can_stop: workers of this kind can be stopped by force.
+        max_tasks_per_worker: a worker retires after so many; None: no limit.
+    """
+
+    def __init__(self, max_workers: int, *, can_stop: bool, max_tasks_per_worker: int | None = None) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.crew = Crew(max_workers, max_tasks_per_worker)
+        self.batches: dict[int, Batch] = {}
+        self.timers: Deadlines[Timer] = Deadlines()
+        self.failure: BaseException | None = None
+        self.closing = False
+        self._can_stop = can_stop
+        self._turns = Turns()
+        self._next_batch_id = 1
+        self._start_failures = 0
+        self._starts_again_at = 0.0
+        self._many_timers = FEW_TIMERS
+        self._now = 0.0
+        self._actions: list[ev.Action] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            ev.JobOpened: self._job_opened,
+            ev.TasksAdded: self._tasks_added,
+            ev.JobClosed: self._job_closed,
+            ev.JobCancelled: self._job_cancelled,
+            ev.TaskCancelled: self._task_cancelled,
+            ev.OutcomesTaken: self._outcomes_taken,
+            ev.WorkerStarted: self._worker_started,
+            ev.WorkerEnded: self._worker_ended,
+            ev.BatchProgressed: self._batch_progressed,
+            ev.BatchReturned: self._batch_returned,
+            ev.ItemObserved: self._item_observed,
+            ev.TimePassed: self._time_passed,
+            ev.PoolFailed: self._pool_failed,
+            ev.PoolClosed: self._pool_closed,
+            DelayOver: self._delay_over,
+            BatchIsLate: self._batch_is_late,
+            ItemIsDue: self._item_is_due,
+            JobIsUnwanted: self._job_is_unwanted,
+            StartAgain: lambda _: None,
+        }
+
+    # ---- the one entrance -------------------------------------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        """Take one event, change the state, and return what is to be done, in order."""
+        self._now = now
+        actions: list[ev.Action] = []
+        self._actions = actions
+        self._handlers[type(event)](event)
+        if self._turns:
+            self._dispatch()
+        if self.closing and self.crew.workers:
+            self._retire_idle_workers()
+        return actions
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `TimePassed` is wanted (monotonic seconds); None: not at all."""
+        return self.timers.next
+
+    @property
+    def is_over(self) -> bool:
+        """True when the pool is closed, every task has its outcome and every worker is gone."""
+        return self.closing and not self.crew.workers and not any(job.unfinished for job in self.jobs.values())
+
+    def room(self, job_id: int, *, consumer_waits: bool = False) -> int:
+        """How many tasks may be added to a job now; at most 0 means none."""
+        job = self.jobs.get(job_id)
+        return job.room(self.crew.limit, consumer_waits=consumer_waits) if job is not None else 0
+
+    # ---- jobs and tasks ---------------------------------------------------------------------------------------------------
+
+    def _job_opened(self, event: ev.JobOpened) -> None:
+        self.jobs[event.job_id] = Job(event.job_id, event.policy)
+
+    def _tasks_added(self, event: ev.TasksAdded) -> None:
+        job = self.jobs[event.job_id]
+        job.add(event.start, event.items, event.payload_bytes)
+        if job.cancelled:
+            self._drop_waiting(job, State.CANCELLED, None)
+        elif self.failure is not None:
+            self._drop_waiting(job, State.FAILED, self.failure)
+        else:
+            self._turns.join(job)
+
+    def _job_closed(self, event: ev.JobClosed) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is not None:
+            job.closed = True
+            self._end_job_if_done(job)
+
+    def _job_cancelled(self, event: ev.JobCancelled) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is None:
+            return
+        unwanted_at = self._now + event.stop_after_s
+        if job.unwanted_at is None or unwanted_at < job.unwanted_at:
+            job.unwanted_at = unwanted_at
+        self._cancel(job)
+        if job.unfinished and self._can_stop:
+            self._set_timer(unwanted_at, JobIsUnwanted(job.id))
+        for worker in self.crew:
+            if any(batch.job_id == job.id for batch in worker.batches):
+                self._recall(worker)
+        self._end_job_if_done(job)
+
+    def _cancel(self, job: Job) -> None:
+        job.closed = job.cancelled = True
+        self._drop_waiting(job, State.CANCELLED, None)
+
+    def _task_cancelled(self, event: ev.TaskCancelled) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is None:
+            return
+        if (tries := job.remove(event.index)) is not None:
+            self._conclude(job, event.index, 1, State.READY, State.CANCELLED, None, tries.begun, 0)
+            if not job.backlog:
+                self._turns.leave(job)
+        elif (span := next((span for span in job.delayed if span.start == event.index), None)) is not None:
+            del job.delayed[span]
+            self._conclude(job, event.index, 1, State.DELAYED, State.CANCELLED, None, span.tries.begun, 0)
+        self._end_job_if_done(job)
+
+    def _outcomes_taken(self, event: ev.OutcomesTaken) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is not None:
+            job.untaken -= event.count
+
+    def _drop_waiting(self, job: Job, state: State, result: BaseException | None) -> None:
+        """Give all tasks of a job that are READY or DELAYED an outcome without (another) try."""
+        self._turns.leave(job)
+        for span in job.drop_backlog():
+            self._conclude(job, span.start, len(span.items), State.READY, state, result, span.tries.begun, 0)
+        for span in job.delayed:
+            self._conclude(job, span.start, len(span.items), State.DELAYED, state, result, span.tries.begun, 0)
+        job.delayed.clear()
+
+    def _conclude(
+        self,
+        job: Job,
+        start: int,
+        count: int,
+        before: State,
+        state: State,
+        result: Success | Failure | WorkerEnd | BaseException | None,
+        attempts: int,
+        worker_id: int,
+    ) -> None:
+        """Give `count` tasks their one outcome."""
+        job.move(count, before, state, at=start)
+        self._actions.append(ev.Deliver(job.id, start, count, state, result, attempts, worker_id))
+
+    def _end_job_if_done(self, job: Job) -> None:
+        if job.closed and not job.unfinished and self.jobs.pop(job.id, None) is not None:
+            self._actions.append(ev.EndJob(job.id))
+
+    # ---- sending ----------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Send batches while there is work and a worker to take it (I6)."""
+        crew, turns = self.crew, self._turns
+        while turns and crew.idle:
+            worker = crew.workers[next(reversed(crew.idle))]
+            if worker.may_take <= 0:
+                self._retire(worker)
+            else:
+                self._send(worker, turns.first)
+        if not turns:
+            return
+        self._start_workers()
+        while turns and crew.single:
+            job = turns.first
+            if not job.sizer.is_short:
+                return
+            worker = crew.workers[next(iter(crew.single))]
+            if worker.may_take > 0:
+                self._send(worker, job)
+            else:
+                del crew.single[worker.id]
+
+    def _send(self, worker: Worker, job: Job) -> None:
+        span = job.cut(self.crew.limit, worker.may_take)
+        batch = batch_of(span, batch_id=self._next_batch_id, job_id=job.id, worker_id=worker.id, sent_at=self._now)
+        self._next_batch_id += 1
+        self.batches[batch.id] = batch
+        job.move(len(batch.items), State.READY, State.RUNNING, at=batch.start)
+        self.crew.give(worker, batch)
+        self._turns.leave(job)
+        self._turns.join(job)
+        self._actions.append(ev.SendBatch(worker.id, batch))
+        if len(batch.items) > 1 or len(worker.batches) > 1:
+            after_s = job.sizer.late_after_s(sum(len(sent.items) for sent in worker.batches))
+            self._set_timer(self._now + after_s, BatchIsLate(batch.id, after_s))
+        if job.policy.timeout_s is not None:
+            self._set_timer(self._now + job.policy.timeout_s, ItemIsDue(batch.id))
+
+    # ---- workers come and go ----------------------------------------------------------------------------------------------
+
+    def _start_workers(self) -> None:
+        """Start workers for what nobody can take now. Each is sent its first batch at once, and runs it as soon as it is up."""
+        crew, turns = self.crew, self._turns
+        while turns and len(crew.workers) < crew.limit and self._now >= self._starts_again_at:
+            if self._start_failures and any(worker.state is WorkerState.STARTING for worker in crew):
+                return  # one at a time, until one succeeds
+            worker = crew.hire()
+            self._actions.append(ev.StartWorker(worker.id, worker.slot))
+            self._send(worker, turns.first)
+
+    def _retire(self, worker: Worker) -> None:
+        self.crew.retire(worker)
+        self._actions.append(ev.RetireWorker(worker.id))
+
+    def _retire_idle_workers(self) -> None:
+        """Once the pool is closed, a worker that has nothing to do and will get nothing to do ends."""
+        if not self._turns and not any(job.delayed for job in self.jobs.values()):
+            for worker_id in list(self.crew.idle):
+                self._retire(self.crew.workers[worker_id])
+
+    def _worker_started(self, event: ev.WorkerStarted) -> None:
+        worker = self.crew.workers.get(event.worker_id)
+        if worker is not None and worker.state is WorkerState.STARTING:
+            self.crew.is_up(worker)
+
+    def _worker_ended(self, event: ev.WorkerEnded) -> None:
+        worker = self.crew.workers.get(event.worker_id)
+        if worker is None:
+            return
+        self.crew.bury(worker)
+        running_id, offset = event.running if event.running is not None else (0, -1)
+        has_begun = False
+        for batch in reversed(worker.batches):
+            if batch.id == running_id:
+                has_begun = True
+                offset = min(offset, len(batch.items) - 1)
+                self._take_apart(batch, worker, event.end, begun=offset + 1, culprit=offset)
+            else:  # all of what was sent before the running batch has begun, nothing of what was sent after it
+                self._take_apart(batch, worker, event.end, begun=len(batch.items) if has_begun else 0)
+        if event.running is not None:
+            self._start_failures = 0
+        elif worker.stop is None and (worker.batches or worker.state is WorkerState.STARTING):
+            self._start_failed(event.end)
+
+    def _start_failed(self, end: WorkerEnd) -> None:
+        """A worker died before it did anything."""
+        self._start_failures += 1
+        if self._start_failures >= MAX_START_FAILURES and not self.crew.workers:
+            text = f"no worker could be started, {self._start_failures} times in a row; the last one: {end.reason or end}"
+            self._pool_failed(ev.PoolFailed(WorkerStartError(text)))
+            return
+        self._starts_again_at = self._now + START_PAUSE_S * 2.0 ** (min(self._start_failures, MAX_START_FAILURES) - 1)
+        self._set_timer(self._starts_again_at, StartAgain())
+
+    def _pool_failed(self, event: ev.PoolFailed) -> None:
+        self.failure = event.error
+        for job in list(self.jobs.values()):
+            self._drop_waiting(job, State.FAILED, event.error)
+            self._end_job_if_done(job)
+
+    def _pool_closed(self, event: ev.PoolClosed) -> None:
+        self.closing = True
+        for job in list(self.jobs.values()):
+            job.closed = True
+            if event.cancel:
+                self._cancel(job)
+            self._end_job_if_done(job)
+        if event.cancel:
+            for worker in self.crew:
+                self._recall(worker)
+
+    # ---- batches ----------------------------------------------------------------------------------------------------------
+
+    def _batch_progressed(self, event: ev.BatchProgressed) -> None:
+        batch = self.batches.get(event.batch_id)
+        if batch is None:
+            return
+        worker = self.crew.workers[batch.worker_id]
+        if batch.abandoned:
+            self._end_batch(batch, worker)  # its outcome was given when its time was over (I3)
+            return
+        self._start_failures = 0
+        job = self.jobs[batch.job_id]
+        for result in event.results:
+            count = result.count if type(result) is Success else 1
+            self._report(job, batch, worker, result, count)
+            batch.done += count
+        if not batch.left:
+            self._end_batch(batch, worker)
+        self._end_job_if_done(job)
+
+    def _report(self, job: Job, batch: Batch, worker: Worker, result: Success | Failure, count: int) -> None:
+        """The next `count` tasks of the batch have ended as `result` says."""
+        job.sizer.record(count, result.ended_at - result.started_at)
+        start = batch.start + batch.done
+        stop = worker.stop
+        if stop is not None and stop.batch_id == batch.id and batch.done <= stop.offset < batch.done + count:
+            # It ended while the stop was on its way: whatever the stop hits now is innocent.
+            job.move(1, State.STOPPING, State.RUNNING, at=batch.start + stop.offset)
+            worker.stop = Stop(0, 0, stop.reason)
+        if type(result) is Success:
+            self._conclude(job, start, count, State.RUNNING, State.SUCCEEDED, result, batch.tries.begun + 1, worker.id)
+        else:
+            self._settle(job, batch, batch.done, State.RUNNING, State.FAILED, result)
+
+    def _settle(
+        self, job: Job, batch: Batch, offset: int, before: State, state: State, result: Failure | WorkerEnd | None
+    ) -> None:
+        """A try of one task did not succeed: give it another, or its outcome."""
+        tries = Tries(batch.tries.begun + 1, batch.tries.charged + 1)
+        start = batch.start + offset
+        if tries.charged > job.policy.retries or job.cancelled or self.failure is not None:
+            self._conclude(job, start, 1, before, state, result, tries.begun, batch.worker_id)
+            return
+        span = Span(start, [batch.items[offset]], tries=tries, bytes_each=batch.bytes_each)
+        delay_s = job.policy.delay_before(tries.charged + 1)
+        if delay_s > 0:
+            job.move(1, before, State.DELAYED, at=start)
+            job.delayed[span] = None
+            self._set_timer(self._now + delay_s, DelayOver(job.id, span))
+        else:
+            job.move(1, before, State.READY, at=start)
+            job.put_first(span)
+            self._turns.join(job)
+
+    def _end_batch(self, batch: Batch, worker: Worker) -> None:
+        del self.batches[batch.id]
+        self.crew.take(worker, batch)
+
+    def _put_back(self, job: Job, span: Span, before: State = State.RUNNING) -> None:
+        """Tasks that did not begin, or whose worker died for another's sake, wait again, in front."""
+        if not span.items:
+            return
+        count = len(span.items)
+        if job.cancelled:
+            self._conclude(job, span.start, count, before, State.CANCELLED, None, span.tries.begun, 0)
+        elif self.failure is not None:
+            job.move(count, before, State.READY, at=span.start)
+            self._conclude(job, span.start, count, State.READY, State.FAILED, self.failure, span.tries.begun, 0)
+        else:
+            job.move(count, before, State.READY, at=span.start)
+            job.put_first(span)
+            self._turns.join(job)
+
+    def _batch_returned(self, event: ev.BatchReturned) -> None:
+        batch = self.batches.get(event.batch_id)
+        if batch is None or batch.abandoned:
+            return
+        job = self.jobs[batch.job_id]
+        worker = self.crew.workers[batch.worker_id]
+        if worker.allowance is not None:
+            worker.allowance += event.count
+        self._put_back(job, batch.give_back(event.count))
+        if not batch.left:
+            self._end_batch(batch, worker)
+        self.crew.single.pop(worker.id, None)  # nothing is sent ahead until what it runs has ended
+        self._end_job_if_done(job)
+
+    def _take_apart(self, batch: Batch, worker: Worker, end: WorkerEnd, *, begun: int, culprit: int = -1) -> None:
+        """The worker of a batch died, when `begun` of its tasks had begun, and at the one with the offset `culprit`, if at any.
+
+        1. What had ended and was reported has its outcome already.
+        2. What had ended but was not reported runs again, uncharged; its outcome will show one more attempt.
+        3. The running task is charged, unless the worker was stopped for another's sake. The task that a stop names is charged
+           wherever the worker was by then.
+        4. What had not begun goes back, uncharged.
+        """
+        del self.batches[batch.id]
+        if batch.abandoned:
+            return
+        job = self.jobs[batch.job_id]
+        stop = worker.stop
+        before, state = State.RUNNING, State.CRASHED
+        if stop is not None:
+            culprit = stop.offset if stop.batch_id == batch.id else -1
+            before, state = State.STOPPING, stop.reason
+        begun = max(begun, culprit + 1, batch.done)
+        again = Tries(batch.tries.begun + 1, batch.tries.charged)
+        self._put_back(job, batch.give_back(len(batch.items) - begun))
+        if culprit >= batch.done:
+            self._put_back(job, batch.give_back(begun - culprit - 1, tries=again))
+            self._settle(job, batch, culprit, before, state, end)
+            batch.items.pop()
+        self._put_back(job, batch.give_back(batch.left, tries=again))
+        self._end_job_if_done(job)
+
+    # ---- time -------------------------------------------------------------------------------------------------------------
+
+    def _time_passed(self, _: ev.TimePassed) -> None:
+        for timer in self.timers.take_due(self._now):
+            self._handlers[type(timer)](timer)
+
+    def _delay_over(self, timer: DelayOver) -> None:
+        job = self.jobs.get(timer.job_id)
+        if job is not None and timer.span in job.delayed:
+            del job.delayed[timer.span]
+            job.move(1, State.DELAYED, State.READY, at=timer.span.start)
+            job.put_first(timer.span)
+            self._turns.join(job)
+
+    def _batch_is_late(self, timer: BatchIsLate) -> None:
+        batch = self.batches.get(timer.batch_id)
+        if batch is None:
+            return
+        worker = self.crew.workers[batch.worker_id]
+        self._recall(worker)
+        self._set_timer(self._now + 2 * timer.after_s, BatchIsLate(batch.id, 2 * timer.after_s))
+        job = self.jobs.get(batch.job_id)
+        if job is not None and job.unwanted_at is not None and job.unwanted_at <= self._now:
+            self._ask(worker)  # it was behind another batch when its job became unwanted
+
+    def _recall(self, worker: Worker) -> None:
+        """Ask for what has ended and what has not begun, so that nothing waits behind a slow task while others are free."""
+        if worker.batches:
+            self._actions.append(ev.RecallBatch(worker.id, worker.batches[0].id))
+
+    def _item_is_due(self, timer: ItemIsDue) -> None:
+        batch = self.batches.get(timer.batch_id)
+        if batch is not None and not batch.abandoned and self.crew.workers[batch.worker_id].stop is None:
+            self._actions.append(ev.AskProgress(batch.worker_id, batch.id))  # ItemObserved sets the next timer
+
+    def _ask(self, worker: Worker) -> None:
+        """Look at what a worker runs, unless it is being stopped."""
+        if worker.stop is None and worker.batches and not worker.batches[0].abandoned:
+            self._actions.append(ev.AskProgress(worker.id, worker.batches[0].id))
+
+    def _item_observed(self, event: ev.ItemObserved) -> None:
+        batch = self.batches.get(event.batch_id)
+        if batch is None or batch.abandoned:
+            return
+        worker = self.crew.workers[batch.worker_id]
+        job = self.jobs[batch.job_id]
+        due_at, reason = self._due(job, event.started_at)
+        if worker.stop is not None or due_at is None:
+            return
+        if not batch.done <= event.offset < len(batch.items):  # it is between two items, or has not begun the batch
+            self._set_timer(self._now + ASK_AGAIN_S, ItemIsDue(batch.id))
+        elif due_at > self._now:
+            self._set_timer(due_at, ItemIsDue(batch.id))
+        elif self._can_stop:
+            self._stop(job, batch, worker, event.offset, reason)
+        else:
+            self._abandon(job, batch, worker, event.offset)
+
+    def _due(self, job: Job, started_at: float) -> tuple[float | None, State]:
+        """When a task that began at `started_at` is to be stopped, and why."""
+        timeout_s, unwanted_at = job.policy.timeout_s, job.unwanted_at
+        timed_out_at = started_at + timeout_s if timeout_s is not None else None
+        if unwanted_at is None or not self._can_stop:  # there is no caller to free
+            return timed_out_at, State.TIMED_OUT
+        if timed_out_at is not None and timed_out_at < unwanted_at:
+            return timed_out_at, State.TIMED_OUT
+        return unwanted_at, State.CANCELLED
+
+    def _stop(self, job: Job, batch: Batch, worker: Worker, offset: int, reason: State) -> None:
+        job.move(1, State.RUNNING, State.STOPPING, at=batch.start + offset)
+        worker.stop = Stop(batch.id, offset, reason)
+        self.crew.single.pop(worker.id, None)
+        self._actions.append(ev.StopWorker(worker.id, batch.id, job.policy.grace_s))
+
+    def _abandon(self, job: Job, batch: Batch, worker: Worker, offset: int) -> None:
+        """Free the caller of a task that cannot be stopped; its worker keeps the slot until it ends (I2)."""
+        self._recall(worker)
+        if batch.done == offset == len(batch.items) - 1:
+            batch.abandoned = True
+            self.crew.single.pop(worker.id, None)
+            self._conclude(job, batch.start + offset, 1, State.RUNNING, State.TIMED_OUT, None, batch.tries.begun + 1, worker.id)
+            self._end_job_if_done(job)
+        else:
+            self._set_timer(self._now + ASK_AGAIN_S, ItemIsDue(batch.id))
+
+    def _job_is_unwanted(self, timer: JobIsUnwanted) -> None:
+        for worker in self.crew:
+            if worker.batches and worker.batches[0].job_id == timer.job_id:
+                self._ask(worker)
+
+    def _set_timer(self, at: float, timer: Timer) -> None:
+        self.timers.add(at, timer)
+        if len(self.timers) > self._many_timers:  # a million short tasks with a time-out of an hour leave a million stale ones
+            self.timers.keep(self._means_something)
+            self._many_timers = max(FEW_TIMERS, 2 * len(self.timers))
+
+    def _means_something(self, timer: Timer) -> bool:
+        if isinstance(timer, BatchIsLate | ItemIsDue):
+            return timer.batch_id in self.batches
+        if isinstance(timer, DelayOver):
+            job = self.jobs.get(timer.job_id)
+            return job is not None and timer.span in job.delayed
+        return True

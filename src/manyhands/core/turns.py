@@ -1,0 +1,49 @@
+"""Whose turn it is: the jobs that have something to send, by priority, then one after another."""
+
+from __future__ import annotations
+
+from bisect import insort
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from manyhands.core.jobs import Job
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """The queue of all jobs that have READY tasks. A job that was served goes behind the others of its priority."""
+
+    __slots__ = ("_last_turn", "_places", "_queue")
+
+    def __init__(self) -> None:
+        self._queue: list[tuple[int, int, Job]] = []  # (-priority, turn, job); no two have the same turn
+        self._places: dict[int, tuple[int, int, Job]] = {}
+        self._last_turn = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter([job for _, _, job in self._queue])
+
+    @property
+    def first(self) -> Job:
+        """The job that is to send the next batch."""
+        return self._queue[0][2]
+
+    def join(self, job: Job) -> None:
+        """Let the job stand in the queue, if it has READY tasks and does not stand there yet."""
+        if job.id not in self._places and job.backlog:
+            self._last_turn += 1
+            place = (-job.policy.priority, self._last_turn, job)
+            self._places[job.id] = place
+            insort(self._queue, place)
+
+    def leave(self, job: Job) -> None:
+        """Take the job out of the queue, if it stands there."""
+        place = self._places.pop(job.id, None)
+        if place is not None:
+            self._queue.remove(place)

@@ -1,0 +1,250 @@
+"""One lock round one scheduler; performs the actions that it returns.
+
+`_lock` guards the scheduler, the sinks and the timer. It may be taken from any thread, and is held while workers are told what to do
+(they do not block), never while user code runs: outcomes are handed to their sinks after it was released. Order of locks: the engine's,
+then a worker kind's own, then the loop's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from manyhands.core import events as ev
+from manyhands.core.scheduler import Scheduler
+from manyhands.engine import exits
+from manyhands.engine.courier import shared_courier
+from manyhands.transport.loop import shared_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from manyhands.transport.loop import IoLoop, Timer
+    from manyhands.workers.protocol import Work, Workers
+
+__all__ = ["Engine", "Sink"]
+
+
+class Sink(Protocol):
+    """Who is told the outcomes of one job."""
+
+    def deliver(self, delivery: ev.Deliver) -> None:
+        """Take outcomes. Called from any thread, one call after another for one worker, without the engine's lock."""
+
+
+class Engine:
+    """Runs jobs on the workers of one kind.
+
+    Attributes:
+        kind: of its workers.
+        max_workers: most of them at a time.
+        is_daemon: the program ends without waiting for it.
+        is_foreign: this process is a fork of the one that it lives in.
+        observer: called with (event, now) for each event, with the lock held; for tests and progress. It must not block.
+    """
+
+    def __init__(self, workers: Workers, max_workers: int, *, max_tasks_per_worker: int | None = None, is_daemon: bool = False) -> None:
+        self.kind = workers.kind
+        self.max_workers = max_workers
+        self.is_daemon = is_daemon
+        self.is_foreign = False
+        self.observer: Callable[[ev.Event, float], None] | None = None
+        self.failure: BaseException | None = None
+        self._workers = workers
+        self._scheduler = Scheduler(max_workers, can_stop=workers.can_stop, max_tasks_per_worker=max_tasks_per_worker)
+        self._lock = threading.RLock()
+        self._is_turning = False
+        self._inbox: deque[ev.Event] = deque()
+        self._sinks: dict[int, Sink] = {}
+        self._job_ids = itertools.count(1)
+        self._streams: set[int] = set()
+        self._is_forgotten = False
+        self._closed = False
+        self._ended = threading.Event()
+        self._loop: IoLoop | None = None
+        self._timer: Timer | None = None
+        workers.bind(self.report)
+
+    # ---- for the public faces ---------------------------------------------------------------------------------------------
+
+    def open_job(self, work: Work, sink: Sink, *, is_stream: bool = False) -> int:
+        """Begin a stream of tasks whose outcomes go to `sink`; returns its id. A stream keeps a forgotten pool's workers alive."""
+        self.check_usable()
+        job_id = next(self._job_ids)
+        with self._lock:
+            if is_stream:
+                self._streams.add(job_id)
+            self._sinks[job_id] = sink
+            self._workers.open_job(job_id, work)
+        exits.remember(self)
+        self.feed(ev.JobOpened(job_id, work.policy))
+        return job_id
+
+    def add(self, job_id: int, start: int, items: Sequence[Any], payload_bytes: int = 0) -> None:
+        """Add tasks to a job. Raises RuntimeError after `close`."""
+        self.check_usable()
+        self.feed(ev.TasksAdded(job_id, start, items, payload_bytes))
+
+    def room(self, job_id: int, *, consumer_waits: bool = False) -> int:
+        """How many tasks may be added to the job now."""
+        with self._lock:
+            return self._scheduler.room(job_id, consumer_waits=consumer_waits)
+
+    def is_waiting(self, job_id: int, index: int) -> bool:
+        """True when the task has not been handed to a worker."""
+        with self._lock:
+            job = self._scheduler.jobs.get(job_id)
+            return job is not None and any(span.start <= index < span.stop for span in (*job.backlog, *job.delayed))
+
+    def work_here(self) -> bool:
+        """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
+        return self._workers.work_here()
+
+    def close(self, *, cancel: bool) -> None:
+        """Take no more jobs and tasks; workers end when all is done. `cancel`: drop what has not begun."""
+        self._closed = True
+        self.feed(ev.PoolClosed(cancel))
+
+    def close_when_unused(self) -> None:
+        """The pool is forgotten: close as soon as no stream of it is open any more. A finalizer calls this, in whatever thread."""
+        self._is_forgotten = True
+        if not self._streams:
+            self.close(cancel=False)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every worker is gone, after `close`; False when that took longer than `timeout_s`."""
+        while self.work_here():
+            pass
+        ended = self._ended.wait(timeout_s)
+        shared_courier().flush()
+        return ended
+
+    def kill(self) -> None:
+        """End everything at once. No outcome is promised any more."""
+        self._closed = True
+        self._workers.kill_all()
+        exits.forget(self)
+
+    def check_usable(self) -> None:
+        """Raise RuntimeError when nothing more can be added, and say why."""
+        if self.is_foreign:
+            raise RuntimeError("this pool belongs to the process that this one was forked from; open a pool of your own here")
+        if exits.is_exiting():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def is_closed(self) -> bool:
+        """True when nothing more can be added."""
+        return self._closed
+
+    # ---- for workers ------------------------------------------------------------------------------------------------------
+
+    def report(self, collect: Callable[[], Sequence[ev.Event]]) -> None:
+        """Take what a worker has to say; `collect` is called with the lock held."""
+        with self._lock:
+            events = collect()
+            if self._is_turning:
+                self._inbox.extend(events)
+                return
+            deliveries = self._turn(events)
+        self._hand_out(deliveries)
+
+    # ---- the turn ---------------------------------------------------------------------------------------------------------
+
+    def feed(self, event: ev.Event) -> None:
+        """Let the scheduler take one event, and do what it says."""
+        with self._lock:
+            if self._is_turning:
+                # 1. This thread is in `_turn`. 2. The garbage collector runs there, and a forgotten pool's finalizer comes here.
+                # 3. The scheduler is in the middle of a change, so the event waits until that is complete.
+                self._inbox.append(event)
+                return
+            deliveries = self._turn((event,))
+        self._hand_out(deliveries)
+
+    def _turn(self, events: Sequence[ev.Event]) -> list[tuple[Sink, ev.Deliver]]:
+        deliveries: list[tuple[Sink, ev.Deliver]] = []
+        self._is_turning = True
+        try:
+            self._inbox.extend(events)
+            while self._inbox:
+                event = self._inbox.popleft()
+                now = time.monotonic()
+                if self.observer is not None:
+                    self.observer(event, now)
+                if type(event) is ev.PoolFailed:
+                    self.failure = event.error
+                for action in self._scheduler.handle(event, now):
+                    self._inbox.extend(self._perform(action, deliveries))
+            self._set_timer()
+            if self._closed and not self._ended.is_set() and self._scheduler.is_over:
+                self._end()
+        finally:
+            self._is_turning = False
+        return deliveries
+
+    def _perform(self, action: ev.Action, deliveries: list[tuple[Sink, ev.Deliver]]) -> Sequence[ev.Event]:
+        workers = self._workers
+        match action:
+            case ev.Deliver(job_id=job_id):
+                deliveries.append((self._sinks[job_id], action))
+            case ev.SendBatch(worker_id, batch):
+                return workers.send(worker_id, batch)
+            case ev.StartWorker(worker_id, slot):
+                return workers.start(worker_id, slot)
+            case ev.RecallBatch(worker_id, batch_id):
+                return workers.recall(worker_id, batch_id)
+            case ev.AskProgress(worker_id, batch_id):
+                return (ev.ItemObserved(batch_id, *workers.progress(worker_id, batch_id)),)
+            case ev.StopWorker(worker_id, batch_id, grace_s):
+                workers.stop(worker_id, batch_id, grace_s)
+            case ev.RetireWorker(worker_id):
+                return workers.retire(worker_id)
+            case ev.EndJob(job_id):
+                del self._sinks[job_id]
+                workers.close_job(job_id)
+                self._streams.discard(job_id)
+                if self._is_forgotten and not self._streams and not self._closed:
+                    self._closed = True
+                    return (ev.PoolClosed(cancel=False),)
+        return ()
+
+    @staticmethod
+    def _hand_out(deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
+        for sink, delivery in deliveries:
+            sink.deliver(delivery)
+
+    # ---- time -------------------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        deadline = self._scheduler.next_deadline
+        if deadline is None or (self._timer is not None and self._timer.at <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._loop is None:
+            self._loop = shared_loop()
+            self._loop.acquire()
+        self._timer = self._loop.call_at(deadline, self._ring)
+
+    def _ring(self) -> None:
+        with self._lock:
+            self._timer = None
+        self.feed(ev.TimePassed())
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._workers.close()
+        if self._loop is not None:
+            self._loop.release()
+            self._loop = None
+        self._ended.set()
+        exits.forget(self)

@@ -1,0 +1,63 @@
+"""The end of the program: it waits for what was submitted, as the standard pools do, and then lets every worker go."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from manyhands.engine.engine import Engine
+
+__all__ = ["forget", "is_exiting", "remember"]
+
+_living: set[Engine] = set()  # engines that have jobs or workers; they stay alive without their pools until they are done
+_lock = threading.Lock()
+_exiting = False
+
+
+def remember(engine: Engine) -> None:
+    """Wait for this engine when the program ends."""
+    with _lock:
+        _living.add(engine)
+
+
+def forget(engine: Engine) -> None:
+    """The engine is done."""
+    with _lock:
+        _living.discard(engine)
+
+
+def is_exiting() -> bool:
+    """True from the moment at which the interpreter has begun to end."""
+    return _exiting
+
+
+def _wind_up() -> None:
+    global _exiting
+    _exiting = True
+    with _lock:
+        engines = list(_living)
+    for engine in engines:
+        if engine.is_daemon:
+            engine.kill()
+        else:
+            engine.close(cancel=False)
+    for engine in engines:
+        if not engine.is_daemon:
+            engine.wait()
+
+
+def _forget_after_fork() -> None:
+    # A forked child has the objects of its parent's pools, but none of their threads, and must not wait for them. Each is told, so
+    # that using it says what is wrong instead of hanging. The lock may be held by a thread that is not here: take a new one.
+    global _lock
+    _lock = threading.Lock()
+    for engine in _living:
+        engine.is_foreign = True
+    _living.clear()
+
+
+# Like concurrent.futures: before non-daemon threads are joined, and long before atexit. An atexit function would come too late.
+threading._register_atexit(_wind_up)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,232 @@
+"""Futures for submitted tasks: real `concurrent.futures.Future`s, whose results are opened where they are asked for."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import Future
+from concurrent.futures import InvalidStateError
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.events import JobCancelled, TaskCancelled
+from manyhands.core.states import State
+from manyhands.core.tasks import Success
+from manyhands.engine.courier import shared_courier
+from manyhands.engine.outcomes import NotOpened, error_of, values_of
+from manyhands.transport.blobs import Blobs
+from manyhands.workers.protocol import CallStyle, Unsendable, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from manyhands.core.events import Deliver
+    from manyhands.core.tasks import Policy
+    from manyhands.engine.engine import Engine
+    from manyhands.workers.protocol import Workers
+
+__all__ = ["Submissions", "TaskFuture"]
+
+
+class _Sealed:
+    """A result as it came from another process. It is opened by the thread that asks for it, not by the loop that received it."""
+
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = blob
+
+
+class TaskFuture(Future[Any]):
+    """The future of one submitted task.
+
+    `cancel` works until the task is handed to a worker; `running` is True from then on.
+
+    Attributes:
+        key: the caller's name for the task, None when none was given.
+    """
+
+    def __init__(self, submissions: Submissions, index: int, key: object) -> None:
+        super().__init__()
+        self.key = key
+        self._submissions: Submissions | None = submissions
+        self._index = index
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not been handed to a worker; tell whether it is cancelled."""
+        submissions = self._submissions
+        if submissions is not None and not self.done():
+            submissions.cancel(self._index)
+        return self.cancelled()
+
+    def running(self) -> bool:
+        """True while a worker has the task."""
+        submissions = self._submissions
+        return submissions is not None and not self.done() and not submissions.is_waiting(self._index)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result, as `concurrent.futures.Future.result` does."""
+        try:
+            value = super().result(timeout)
+            if type(value) is not _Sealed:
+                return value
+            self._open()
+            return super().result(0)
+        finally:
+            self = None  # type: ignore[assignment]  # breaks the cycle future - exception - traceback - this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end of the task, as `concurrent.futures.Future.exception` does."""
+        error = super().exception(timeout)
+        if error is not None or type(self._result) is not _Sealed:  # type: ignore[attr-defined]
+            return error
+        self._open()
+        return super().exception(0)
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Call `fn` with this future when it is done; at once when it is done already."""
+        if self.done():
+            self._open()
+        super().add_done_callback(fn)
+
+    def _get_snapshot(self) -> Any:
+        # asyncio of Python 3.14 copies the state through this method.
+        if self.done():
+            self._open()
+        return super()._get_snapshot()  # type: ignore[misc]
+
+    def _open(self) -> None:
+        """Rebuild the result, once."""
+        with self._condition:  # type: ignore[attr-defined]
+            sealed = self._result  # type: ignore[has-type]
+            if type(sealed) is not _Sealed:
+                return
+            value = next(values_of(Blobs([sealed.blob])))
+            if type(value) is NotOpened:
+                self._result = None
+                self._exception = value.error
+            else:
+                self._result = value
+
+    # ---- for the sink -----------------------------------------------------------------------------------------------------
+
+    def succeed(self, value: Any) -> None:
+        """Deliver the value."""
+        self._submissions = None
+        try:
+            self.set_result(value)
+        except InvalidStateError:
+            pass  # somebody else has set it: then it is theirs
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver the error."""
+        self._submissions = None
+        if self.key is not None:
+            error.add_note(f"task: {self.key!r}")
+        try:
+            self.set_exception(error)
+        except InvalidStateError:
+            pass
+
+    def drop(self) -> None:
+        """The task was cancelled: tell whoever waits."""
+        self._submissions = None
+        if super().cancel():
+            try:
+                self.set_running_or_notify_cancel()
+            except RuntimeError:  # another thread has notified them
+                pass
+
+    @property
+    def has_callbacks(self) -> bool:
+        """True when user code will run at its end."""
+        return bool(self._done_callbacks)  # type: ignore[attr-defined]
+
+
+class Submissions:
+    """The tasks that were submitted with one policy: a job that stays open as long as its pool.
+
+    A future is in `_futures` from before its task is added until its outcome is delivered; whoever pops it delivers.
+    """
+
+    def __init__(self, engine: Engine, workers: Workers, policy: Policy) -> None:
+        self._engine = engine
+        self._workers = workers
+        self._policy = policy
+        self._futures: dict[int, TaskFuture] = {}
+        self._indices = itertools.count()
+        self._work = workers.prepare(Work(None, CallStyle.CALL, policy))
+        self._job_id = engine.open_job(self._work, self)
+
+    def submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
+    ) -> TaskFuture:
+        """Add one call."""
+        engine = self._engine
+        engine.check_usable()
+        index = next(self._indices)
+        future = TaskFuture(self, index, key)
+        items, payload_bytes = self._workers.pack([(function, args, kwargs)], self._work)
+        if type(items[0]) is Unsendable:
+            future.fail(items[0].error)
+            return future
+        self._futures[index] = future
+        try:
+            engine.add(self._job_id, index, items, payload_bytes)
+        except BaseException:
+            self._futures.pop(index, None)
+            raise
+        while engine.work_here():
+            pass
+        return future
+
+    def cancel(self, index: int) -> None:
+        """Cancel one task, if that is still possible."""
+        self._engine.feed(TaskCancelled(self._job_id, index))
+
+    def cancel_all(self, *, stop_after_s: float) -> None:
+        """Cancel all tasks; those that run are stopped, where that can be done."""
+        self._engine.feed(JobCancelled(self._job_id, stop_after_s))
+
+    def is_waiting(self, index: int) -> bool:
+        """True when the task has not been handed to a worker."""
+        return self._engine.is_waiting(self._job_id, index)
+
+    # ---- sink -------------------------------------------------------------------------------------------------------------
+
+    def deliver(self, delivery: Deliver) -> None:
+        take = self._futures.pop
+        result = delivery.result
+        if delivery.state is State.SUCCEEDED and isinstance(result, Success):
+            payload = result.payload
+            if type(payload) is Blobs:
+                for index, blob in enumerate(payload, delivery.start):
+                    self._succeed(take(index), _Sealed(blob))
+            else:
+                for index, value in enumerate(values_of(payload), delivery.start):
+                    take(index).succeed(value)
+                    del value
+            return
+        for index in range(delivery.start, delivery.start + delivery.count):
+            self._finish(take(index), delivery)
+
+    def _succeed(self, future: TaskFuture, sealed: _Sealed) -> None:
+        if future.has_callbacks:
+            shared_courier().carry(lambda: _open_and_succeed(future, sealed))
+        else:
+            future.succeed(sealed)
+
+    def _finish(self, future: TaskFuture, delivery: Deliver) -> None:
+        if delivery.state is State.CANCELLED and delivery.worker_id == 0:
+            future.drop()
+        elif self._engine.kind == "process":
+            # Rebuilding an exception runs user code.
+            shared_courier().carry(lambda: future.fail(error_of(delivery, self._policy)))
+        else:
+            future.fail(error_of(delivery, self._policy))
+
+
+def _open_and_succeed(future: TaskFuture, sealed: _Sealed) -> None:
+    value = next(values_of(Blobs([sealed.blob])))
+    if type(value) is NotOpened:
+        future.fail(value.error)
+    else:
+        future.succeed(value)

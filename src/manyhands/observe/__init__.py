@@ -1,0 +1,1 @@
+"""Views of what is going on; none of them changes anything."""

@@ -1,0 +1,450 @@
+"""Pools: `concurrent.futures` executors that lose nothing.
+
+    with Pool("process") as pool:
+        for result in pool.map(function, items):
+            ...
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.tasks import Policy
+from manyhands.engine.cpus import cpu_count
+from manyhands.engine.engine import Engine
+from manyhands.engine.futures import Submissions
+from manyhands.errors import UsageError
+from manyhands.mapping import ErrorChoice, Stream, known_total, open_stream, outcome_stream, result_stream
+from manyhands.observe.progress import open_progress
+from manyhands.workers.serial import SerialWorkers
+from manyhands.workers.threads import ThreadWorkers
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Generator, Iterable
+    from concurrent.futures import Future
+    from multiprocessing.context import BaseContext
+    from types import TracebackType
+    from typing import Literal, ParamSpec, Self, TypeVar
+
+    from manyhands.core.tasks import Outcome
+    from manyhands.workers.protocol import Workers
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+    Kind = Literal["thread", "process", "serial"]
+    ProgressChoice = bool | Callable[[int, int | None], object]
+
+__all__ = ["Options", "Pool", "ProcessPool", "SerialPool", "ThreadPool"]
+
+NESTING = 64  # how deep a task of a serial pool may submit to its own pool and wait
+_numbers = itertools.count(1)
+
+
+class Pool(Executor):
+    """Runs calls on threads, on processes, or on nothing at all, with one set of promises (docs/guarantees.md).
+
+    A worker's death costs the task that it was running; the pool is never "broken". Nothing is started before it is needed.
+
+    Args:
+        kind: "thread": shares your memory, best where tasks wait for I/O or release the GIL. "process": uses all cores for Python
+            code, can be stopped and may crash; arguments and results are pickled, lambdas and functions of `__main__` are fine.
+            "serial": runs each task in the thread that waits for it.
+        max_workers: None: as many CPUs as this process may use (affinity, cgroup quota, `PYTHON_CPU_COUNT`); for threads 4 more, and
+            32 at most.
+        initializer, initargs: called in each worker before its first task. Should it raise, every task fails with
+            `InitializerError`.
+        max_tasks_per_child: a worker process is replaced after so many tasks.
+        mp_context: start worker processes by this `multiprocessing` context, for instance to inherit its queues through `initargs`;
+            None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and leaves no orphans.
+        thread_name_prefix: of worker threads.
+
+    Raises:
+        UsageError: for arguments that cannot be meant; it is a ValueError.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "thread",
+        max_workers: int | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
+        mp_context: BaseContext | None = None,
+        thread_name_prefix: str = "",
+    ) -> None:
+        if max_workers is not None and max_workers <= 0:
+            raise UsageError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        _check_max_tasks(max_tasks_per_child)
+        self._kind = kind
+        self._threads: set[threading.Thread] = set()
+        if kind == "process":
+            workers = self._process_workers(initializer, initargs, max_tasks_per_child, mp_context)
+            self._max_workers = max_workers or cpu_count()
+        elif kind == "thread":
+            prefix = thread_name_prefix or f"{type(self).__name__}-{next(_numbers)}"
+            workers = ThreadWorkers(name_prefix=prefix, initializer=initializer, initargs=initargs, threads=self._threads)
+            self._max_workers = max_workers or min(32, cpu_count() + 4)
+        elif kind == "serial":
+            if initializer is not None:
+                initializer(*initargs)
+            workers = SerialWorkers()
+            self._max_workers = 1
+        else:
+            raise UsageError(f"kind must be 'thread', 'process' or 'serial', not {kind!r}")
+        limit = NESTING if kind == "serial" else self._max_workers
+        self._workers: Workers = workers
+        self._engine = Engine(workers, limit, max_tasks_per_worker=max_tasks_per_child)
+        self._submissions: dict[Policy, Submissions] = {}
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        # A pool that is forgotten without shutdown ends its workers when what was submitted is done.
+        weakref.finalize(self, self._engine.close_when_unused).atexit = False
+
+    def _process_workers(
+        self,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_tasks_per_child: int | None,
+        mp_context: BaseContext | None,
+    ) -> Workers:
+        from manyhands.workers.processes import ProcessWorkers  # keeps the start of thread-only programs fast
+
+        if mp_context is not None and max_tasks_per_child is not None and mp_context.get_start_method(allow_none=False) == "fork":
+            raise UsageError("max_tasks_per_child cannot be used with the 'fork' start method: a later fork may copy held locks")
+        return ProcessWorkers(initializer=initializer, initargs=initargs, mp_context=mp_context)
+
+    # ---- what it does -----------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a worker, and return its future at once."""
+        return self._submissions_for(Policy()).submit(fn, args, kwargs)
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        retries: int = 0,
+        priority: int = 0,
+        key: object = None,
+        retry_delay: float = 0.0,
+        grace: float = 0.0,
+    ) -> Options:
+        """Say how the calls that follow are treated; `pool.options(timeout=5, retries=2).submit(fn, ...)`.
+
+        Args:
+            timeout: seconds for each try, from its own start. A process is killed, and the others go on; a thread cannot be stopped:
+                its caller is freed and the slot stays taken.
+            retries: further tries after a failure, a time-out or a crash.
+            priority: higher ones go first among the tasks that wait.
+            key: your name for the task; it is in the error that it ends with.
+            retry_delay: seconds before the first retry, doubled before each further one.
+            grace: seconds between SIGTERM and SIGKILL for a process that is stopped.
+        """
+        return Options(self, _policy(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace), key)
+
+    def map(  # type: ignore[override]  # `timeout` counts for each item, see below
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        errors: ErrorChoice = "raise",
+        retries: int = 0,
+        progress: ProgressChoice = False,
+    ) -> Generator[T, None, None]:
+        """Apply `fn` to the items in parallel and yield the results lazily.
+
+        Items are drawn only as results are taken, so an endless source is fine; leaving the loop early drops the rest, stops what
+        runs (processes only) and closes a generator that was the source.
+
+        Args:
+            fn: called as `fn(*items)`. Lambdas, closures and functions of `__main__` are fine.
+            iterables: one for each argument; the shortest ends the map.
+            ordered: yield in the order of the items; False: as they finish.
+            chunksize: items sent together. "auto": chosen from measured durations.
+            buffersize: most items that were drawn and whose results were not yet yielded; None: what keeps the workers busy.
+            timeout: seconds for each item, from its own start (not, as in `concurrent.futures`, for the whole map). The worker is
+                killed, the others go on. 0: do not wait, raise when the next result is not there.
+            errors: "raise" the first error; "return" the exception in place of a result; "skip" the item.
+            retries: further tries of an item after a failure, a time-out or a crash.
+            progress: True: a bar on standard error; a callable: called as `progress(done, total)`.
+
+        Raises:
+            TaskTimeout, WorkerCrashed: after the last try. Whatever `fn` raises is raised as it is. What an iterable raises is raised
+                after the results of the items before it.
+        """
+        if errors not in ("raise", "return", "skip"):
+            raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
+        policy = _policy(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize)
+        return self._map(policy, fn, iterables, ordered=ordered, errors=errors, progress=progress)
+
+    def outcomes(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        progress: ProgressChoice = False,
+        key: Callable[[Any], object] | None = None,
+    ) -> Generator[Outcome[T], None, None]:
+        """Like `map`, but yield how each item ended, an `Outcome`, whatever happened to it.
+
+        Args:
+            key: gives an item its name, `Outcome.key`; None: its index.
+        """
+        policy = _policy(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize, records_times=True)
+        return self._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more, and let the workers end when all that was submitted is done.
+
+        Args:
+            wait: return only then.
+            cancel_futures: drop what has not begun. Without it, a map of which nothing was taken yet is run to its end, as
+                `concurrent.futures` does, so that its results can be read afterwards.
+        """
+        if not cancel_futures and not self._engine.is_closed:
+            for stream in list(self._streams):
+                stream.run_on()
+        self._engine.close(cancel=cancel_futures)
+        if wait:
+            self._engine.wait()
+            for thread in list(self._threads):
+                if thread.is_alive():
+                    thread.join()
+
+    def kill(self) -> None:
+        """End all worker processes at once, whatever they are doing. Nothing more can be submitted."""
+        self._engine.kill()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        # Unlike concurrent.futures: when the body failed, nobody waits for what has not begun.
+        self.shutdown(cancel_futures=exc_type is not None)
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} kind={self._kind!r} max_workers={self._max_workers}>"
+
+    # ---- how ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """The kind of its workers."""
+        return self._kind
+
+    @property
+    def _broken(self) -> str | bool:
+        # Read by users of the standard pools, and by its tests.
+        return str(self._engine.failure) if self._engine.failure is not None else False
+
+    def _submissions_for(self, policy: Policy) -> Submissions:
+        submissions = self._submissions.get(policy)
+        if submissions is None:
+            submissions = Submissions(self._engine, self._workers, policy)
+            submissions = self._submissions.setdefault(policy, submissions)
+        return submissions
+
+    def _open_stream(self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool) -> Stream:
+        if self._kind == "serial":
+            policy = policy.replace(batch_size=1, window=policy.window or 1)
+        stream = open_stream(self._engine, self._workers, fn, iterables, policy, ordered=ordered)
+        self._streams.add(stream)
+        return stream
+
+    def _map(
+        self,
+        policy: Policy,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        ordered: bool,
+        errors: ErrorChoice,
+        progress: ProgressChoice,
+        on_end: Callable[[], None] | None = None,
+    ) -> Generator[Any, None, None]:
+        shown = open_progress(progress, known_total(iterables))
+        stream = self._open_stream(policy, fn, iterables, ordered=ordered)
+        results = result_stream(stream, errors, shown, on_end)
+        next(results)
+        return results
+
+    def _outcomes(
+        self,
+        policy: Policy,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        ordered: bool,
+        progress: ProgressChoice,
+        key: Callable[[Any], object] | None,
+        on_end: Callable[[], None] | None = None,
+    ) -> Generator[Outcome[Any], None, None]:
+        shown = open_progress(progress, known_total(iterables))
+        stream = self._open_stream(policy, fn, iterables, ordered=ordered)
+        stream.key_of_item = key
+        outcomes = outcome_stream(stream, self._kind, shown, on_end)
+        next(outcomes)
+        return outcomes
+
+
+class Options:
+    """How calls of a pool are treated; made by `Pool.options`."""
+
+    __slots__ = ("_key", "_policy", "_pool")
+
+    def __init__(self, pool: Pool, policy: Policy, key: object) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._key = key
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `Pool.submit`, with these options."""
+        return self._pool._submissions_for(self._policy).submit(fn, args, kwargs, key=self._key)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        errors: ErrorChoice = "raise",
+        progress: ProgressChoice = False,
+    ) -> Generator[T, None, None]:
+        """As `Pool.map`, with these options."""
+        policy = self._policy.replace(batch_size=_batch_size(chunksize), window=_window(buffersize))
+        return self._pool._map(policy, fn, iterables, ordered=ordered, errors=errors, progress=progress)
+
+    def outcomes(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        progress: ProgressChoice = False,
+        key: Callable[[Any], object] | None = None,
+    ) -> Generator[Outcome[T], None, None]:
+        """As `Pool.outcomes`, with these options."""
+        policy = self._policy.replace(batch_size=_batch_size(chunksize), window=_window(buffersize), records_times=True)
+        return self._pool._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
+
+
+class ThreadPool(Pool, ThreadPoolExecutor):
+    """A `Pool` of threads. It counts as a `ThreadPoolExecutor`, so that `loop.set_default_executor` takes it; it shares no code with it."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__("thread", max_workers, initializer=initializer, initargs=initargs, thread_name_prefix=thread_name_prefix)
+
+
+class ProcessPool(Pool):
+    """A `Pool` of processes, with the signature of `ProcessPoolExecutor`."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        super().__init__(
+            "process",
+            max_workers,
+            initializer=initializer,
+            initargs=initargs,
+            max_tasks_per_child=max_tasks_per_child,
+            mp_context=mp_context,
+        )
+
+
+class SerialPool(Pool):
+    """A `Pool` without workers: each task runs in the thread that waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__("serial")
+
+
+# ---- from options to a policy -------------------------------------------------------------------------------------------------
+
+
+def _check_max_tasks(count: int | None) -> None:
+    if count is not None:
+        if not isinstance(count, int):
+            raise TypeError("max_tasks_per_child must be an integer")
+        if count <= 0:
+            raise UsageError("max_tasks_per_child must be >= 1")
+
+
+def _batch_size(chunksize: int | str) -> int | None:
+    if chunksize == "auto":
+        return None
+    if not isinstance(chunksize, int):
+        raise UsageError(f"chunksize must be 'auto' or a whole number, not {chunksize!r}")
+    if chunksize < 1:
+        raise UsageError("chunksize must be >= 1.")
+    return chunksize
+
+
+def _window(buffersize: int | None) -> int | None:
+    if buffersize is not None and not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize is not None and buffersize < 1:
+        raise UsageError("buffersize must be None or > 0")
+    return buffersize
+
+
+def _policy(
+    *,
+    timeout: float | None = None,
+    retries: int = 0,
+    priority: int = 0,
+    retry_delay: float = 0.0,
+    grace: float = 0.0,
+    chunksize: int | str = "auto",
+    buffersize: int | None = None,
+    records_times: bool = False,
+) -> Policy:
+    if timeout is not None and timeout < 0:
+        raise UsageError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
+    if retries < 0 or not isinstance(retries, int):
+        raise UsageError(f"retries must be a whole number, 0 or more, not {retries!r}")
+    if retry_delay < 0 or grace < 0:
+        raise UsageError("retry_delay and grace must be at least 0 seconds")
+    return Policy(
+        timeout_s=timeout,
+        retries=retries,
+        retry_delay_s=retry_delay,
+        priority=priority,
+        grace_s=grace,
+        batch_size=_batch_size(chunksize),
+        window=_window(buffersize),
+        records_times=records_times,
+    )

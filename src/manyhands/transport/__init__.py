@@ -1,0 +1,1 @@
+"""What carries values, functions and errors between processes."""

@@ -1,0 +1,280 @@
+"""How a worker process comes into being: as a clean interpreter, or by a context of multiprocessing."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.tasks import WorkerEnd
+from manyhands.transport import payloads
+from manyhands.transport.frames import Kind, write_frame
+from manyhands.transport.guard import shared_guard
+from manyhands.workers.process_child import CELL_BYTES, Child, _prepare_streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["CleanLauncher", "ContextLauncher", "Launched"]
+
+PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BOOT = "import sys; sys.path[:] = sys.argv[1:2] + sys.path; from manyhands.workers.process_child import main; main(sys.argv[2:])"
+PIPE_BYTES = 1 << 20  # the most that Linux grants without privilege; fewer wake-ups for large arguments and results
+F_SETPIPE_SZ = 1031
+
+
+@dataclass(slots=True)
+class Launched:
+    """A process that was started, and the parent's ends of what connects it.
+
+    Attributes:
+        to_child, from_child, control, stdout, stderr: descriptors, non-blocking.
+        sentinel: a descriptor that becomes readable when the process has ended; None: the end of `from_child` says so.
+        running, since: the two words of shared memory, see `process_child`.
+        process: how to wait for it.
+    """
+
+    pid: int
+    to_child: int
+    from_child: int
+    control: int
+    stdout: int
+    stderr: int
+    sentinel: int | None
+    running: memoryview
+    since: memoryview
+    process: subprocess.Popen[bytes] | BaseProcess
+
+    def descriptors(self) -> list[int]:
+        """All of the parent's descriptors."""
+        fds = [self.to_child, self.from_child, self.control, self.stdout, self.stderr]
+        return fds if self.sentinel is None else [*fds, self.sentinel]
+
+    def wait(self) -> WorkerEnd:
+        """Kill what it has left of its process group, and take its exit status."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)  # while the dead process still holds the number
+        except (ProcessLookupError, PermissionError):
+            pass
+        process = self.process
+        if not isinstance(process, subprocess.Popen):
+            process.join()
+            code = process.exitcode or 0
+            return WorkerEnd(pid=self.pid, exit_status=code if code >= 0 else None, signal=-code if code < 0 else None)
+        try:
+            _, status, usage = os.wait4(self.pid, 0)
+        except ChildProcessError:  # the program ignores SIGCHLD, or has waited for all of its children
+            process.returncode = 0
+            return WorkerEnd(pid=self.pid)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+        memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return WorkerEnd(
+            pid=self.pid, exit_status=code if code >= 0 else None, signal=-code if code < 0 else None, peak_memory_bytes=memory
+        )
+
+    def close(self) -> None:
+        """Close the descriptors and the shared memory."""
+        for fd in self.descriptors():
+            os.close(fd)
+        self.running.release()
+        self.since.release()
+
+
+class _Pipes:
+    """All that connects one worker, before it is known which process it is."""
+
+    def __init__(self) -> None:
+        self.open_fds: list[int] = []
+        try:
+            self.child_read, self.to_child = self._pipe()
+            self.from_child, self.child_write = self._pipe()
+            self.child_control, self.control = self._pipe()
+            self.stdout, self.child_stdout = self._pipe()
+            self.stderr, self.child_stderr = self._pipe()
+            self.cell_fd = self._cell()
+            cell = memoryview(mmap.mmap(self.cell_fd, CELL_BYTES))
+        except BaseException:
+            self.abandon()
+            raise
+        self.running = cell[:8].cast("Q")
+        self.since = cell[8:].cast("d")
+        for fd in (self.to_child, self.from_child):
+            _enlarge(fd)
+        for fd in (self.to_child, self.from_child, self.control, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
+
+    def _pipe(self) -> tuple[int, int]:
+        ends = os.pipe()
+        self.open_fds.extend(ends)
+        return ends
+
+    def _cell(self) -> int:
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("manyhands")
+        else:  # macOS
+            fd, path = tempfile.mkstemp(prefix="manyhands")
+            os.unlink(path)
+        self.open_fds.append(fd)
+        os.truncate(fd, CELL_BYTES)
+        return fd
+
+    @property
+    def child_fds(self) -> tuple[int, int, int, int]:
+        """What `process_child.Child` takes."""
+        return self.child_read, self.child_write, self.child_control, self.cell_fd
+
+    def hand_over(self) -> None:
+        """The child has its ends: close them here."""
+        for fd in (*self.child_fds, self.child_stdout, self.child_stderr):
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """Nothing came of it."""
+        for fd in self.open_fds:
+            os.close(fd)
+
+    def launched(self, pid: int, process: Any) -> Launched:
+        """Put it together."""
+        return Launched(
+            pid,
+            self.to_child,
+            self.from_child,
+            self.control,
+            self.stdout,
+            self.stderr,
+            _pidfd(pid),
+            self.running,
+            self.since,
+            process,
+        )
+
+
+def _enlarge(fd: int) -> None:
+    if sys.platform == "linux":
+        import fcntl  # not on every platform
+
+        try:
+            fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            pass  # the user's pipes take too much memory already: the usual size will do
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):  # macOS, or a Linux before 5.3
+        return None
+
+
+class CleanLauncher:
+    """Starts clean interpreters: nothing of the program is forked, and `__main__` is not imported again."""
+
+    def __init__(self, initializer: bytes) -> None:
+        self._initializer = initializer
+        # Without `site`, which is half of an interpreter's start; what it would have added to sys.path is sent along.
+        self._command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-S", "-c", BOOT, PACKAGE_PARENT]  # type: ignore[attr-defined]
+
+    def launch(self, _: list[int]) -> Launched:
+        """Start a worker. Raises OSError when that cannot be done."""
+        if not sys.executable:
+            raise OSError("there is no Python interpreter to start workers with: sys.executable is empty")
+        pipes = _Pipes()
+        try:
+            process = subprocess.Popen(
+                [*self._command, *map(str, pipes.child_fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=pipes.child_stdout,
+                stderr=pipes.child_stderr,
+                pass_fds=pipes.child_fds,
+                start_new_session=True,
+                env=shared_guard().environment(),
+            )
+        except BaseException:
+            pipes.abandon()
+            raise
+        pipes.hand_over()
+        _send_set_up(pipes.to_child, (list(sys.path), _authkey(), self._initializer))
+        return pipes.launched(process.pid, process)
+
+
+def _authkey() -> bytes | None:
+    """The key of multiprocessing's managers, when the program uses multiprocessing."""
+    module = sys.modules.get("multiprocessing.process")
+    return bytes(module.current_process().authkey) if module is not None else None
+
+
+def _send_set_up(fd: int, set_up: tuple[Any, ...]) -> None:
+    # Before anything else, so it goes into the empty pipe; should it not fit, the child is reading already.
+    os.set_blocking(fd, True)
+    try:
+        write_frame(fd, Kind.SETUP, 0, pickle.dumps(set_up, payloads.PROTOCOL))
+    except BrokenPipeError:
+        pass  # it is dead already; that will be noticed
+    finally:
+        os.set_blocking(fd, False)
+
+
+class ContextLauncher:
+    """Starts processes by a context of multiprocessing, so that they inherit what its children inherit."""
+
+    def __init__(self, context: BaseContext, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self._context = context
+        self._initializer = initializer
+        self._initargs = initargs
+
+    def launch(self, inherited: list[int]) -> Launched:
+        """Start a worker; `inherited` are descriptors that a fork must close. Raises what the context raises."""
+        from multiprocessing.connection import Connection  # only for who uses multiprocessing
+
+        pipes = _Pipes()
+        is_fork = self._context.get_start_method(allow_none=False) == "fork"
+        to_close = [*inherited, pipes.to_child, pipes.from_child, pipes.control, pipes.stdout, pipes.stderr] if is_fork else []
+        ends = [Connection(os.dup(fd)) for fd in (*pipes.child_fds, pipes.child_stdout, pipes.child_stderr)]
+        if is_fork:
+            to_close.extend((*pipes.child_fds, pipes.child_stdout, pipes.child_stderr))
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=_live, args=(ends, to_close, self._initializer, self._initargs), name="manyhands-worker"
+        )
+        try:
+            process.start()
+        except BaseException:
+            pipes.abandon()
+            raise
+        finally:
+            for end in ends:
+                end.close()
+        pipes.hand_over()
+        _send_set_up(pipes.to_child, (None, None, b""))
+        return pipes.launched(process.pid, process)
+
+
+def _live(ends: list[Any], to_close: list[int], initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """Be a worker, in a process that multiprocessing has started."""
+    os.setsid()
+    for fd in to_close:
+        os.close(fd)
+    fds = [os.dup(end.fileno()) for end in ends]
+    for end in ends:
+        end.close()
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (fds[4], 1), (fds[5], 2)):
+        os.dup2(source, target)
+        os.close(source)
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False)
+    _prepare_streams()
+    child = Child(*fds[:4])
+    child.set_up()
+    if initializer is None or child.initialize(lambda: initializer(*initargs)):
+        child.serve()
+    sys.stdout.flush()
+    sys.stderr.flush()

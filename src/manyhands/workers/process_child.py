@@ -1,0 +1,346 @@
+"""What runs in a worker process. It imports little, so that a worker is there in milliseconds.
+
+Two threads: the main one takes batches and runs their items; the assistant waits on the control pipe, and when the parent recalls a
+batch it reports what has ended and gives back what has not begun, though the main thread is in the middle of an item. When the
+control pipe ends, the parent is dead, and so is everything here.
+
+Who may touch what: `pending` and `ended` are deques of which single ends are taken, which is atomic. `_reading` guards the data pipe
+and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that results leave in order.
+
+Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is, or a
+1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks that succeeded
+and ("f", began, ended, packed failure, could not be loaded) for one that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import sys
+import time
+from _thread import allocate_lock, start_new_thread
+from collections import deque
+
+from manyhands.transport import payloads
+from manyhands.transport.frames import Kind, read_frame, write_frame
+
+TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from manyhands.transport.frames import Frame
+
+__all__ = ["CELL_BYTES", "OFFSET_BITS", "Child", "main"]
+
+CELL_BYTES = 16  # two words of shared memory: which task is running, and since when
+OFFSET_BITS = 24  # the first word is batch id << OFFSET_BITS | offset + 1
+FLUSH_S = 0.005  # results of a batch that takes longer are sent in between
+LARGE_BYTES = 1 << 16  # a result of this size is sent at once
+
+ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
+VALUE, PICKLED, FAILED, UNLOADABLE = 0, 1, 2, 3  # how a task ended
+
+
+class Child:
+    """The worker's side of the conversation."""
+
+    def __init__(self, read_fd: int, write_fd: int, control_fd: int, cell_fd: int) -> None:
+        import mmap  # after the fork of multiprocessing's "fork" it is there anyway; a clean worker needs it now
+
+        self._pid = os.getpid()
+        self._read_fd = read_fd
+        self._write_fd = write_fd
+        self._control_fd = control_fd
+        cell = memoryview(mmap.mmap(cell_fd, CELL_BYTES))
+        os.close(cell_fd)
+        self._running = cell[:8].cast("Q")
+        self._since = cell[8:].cast("d")
+        self._functions: dict[int, Any] = {}
+        self._loaded: set[int] = set()
+        self._pending: deque[Any] = deque()
+        self._ended: deque[tuple[int, Any, float]] = deque()
+        self._batch_id = 0
+        self._batch_began = 0.0
+        self._wants_times = False
+        self._reading = allocate_lock()
+        self._writing = allocate_lock()
+        self._frames_ahead: deque[Frame | None] = deque()
+
+    # ---- the main thread --------------------------------------------------------------------------------------------------
+
+    def set_up(self) -> bytes:
+        """Take the SETUP frame; returns the pickled initializer with its arguments, empty when there is none."""
+        frame = read_frame(self._read_fd)
+        if frame is None:
+            return b""
+        path, authkey, initializer = pickle.loads(frame[2])
+        if path is not None:
+            sys.path[:] = path
+        if authkey is not None:
+            import multiprocessing.process  # only when the parent uses multiprocessing: its managers ask for the key
+
+            multiprocessing.process.current_process().authkey = authkey
+        return bytes(initializer)
+
+    def initialize(self, call: Callable[[], object]) -> bool:
+        """Call the initializer; report and tell False when it fails."""
+        try:
+            call()
+        except BaseException as error:
+            import logging  # dear, and seldom needed
+
+            from manyhands.transport.failures import pack_failure
+
+            logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+            self._flush_streams()
+            with self._writing:
+                write_frame(self._write_fd, Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
+            return False
+        return True
+
+    def serve(self) -> None:
+        """Run batches until the parent says EXIT, or is gone."""
+        start_new_thread(self._assist, ())
+        with self._writing:
+            write_frame(self._write_fd, Kind.READY, 0, b"")
+        while True:
+            frame = self._next_frame()
+            if frame is None or frame[0] == Kind.EXIT:
+                return
+            kind, frame_id, body = frame
+            if kind == Kind.BATCH:
+                del frame
+                self._run_batch(frame_id, body)
+                del body
+            elif kind == Kind.FUNCTION:
+                self._functions[frame_id] = body
+                self._loaded.discard(frame_id)
+            elif kind == Kind.FORGET:
+                self._functions.pop(frame_id, None)
+
+    def _next_frame(self) -> Frame | None:
+        with self._reading:
+            return self._frames_ahead.popleft() if self._frames_ahead else read_frame(self._read_fd)
+
+    def _run_batch(self, batch_id: int, body: bytes) -> None:
+        """The whole engine in one loop: take, run, report."""
+        style, function_ids, items, self._wants_times = pickle.loads(body)
+        del body
+        own_functions = type(function_ids) is list
+        function: Any = None
+        function_id = 0 if own_functions else function_ids
+        put = self._ended.append
+        scalars = payloads.SCALARS
+        clock = time.monotonic
+        running, since = self._running, self._since
+        token = batch_id << OFFSET_BITS
+        offset = -1
+        take = self._pending.popleft
+        self._batch_began = now = clock()
+        flush_at = now + FLUSH_S
+        self._batch_id = batch_id
+        self._pending.extend(items)  # from here on it can be recalled
+        del items
+        while True:
+            try:
+                item = take()
+            except IndexError:
+                break
+            offset += 1
+            # The order counts: the parent may read in between, and must rather see the old task with the new time than the reverse.
+            since[0] = now
+            running[0] = token + offset + 1
+            loaded = False
+            try:
+                if function is None or own_functions:
+                    function = self._load_function(function_ids[offset] if own_functions else function_id)
+                if type(item) is tuple:
+                    item = payloads.loads(item[0])
+                loaded = True
+                if style == ONE:
+                    value = function(item)
+                elif style == STAR:
+                    value = function(*item)
+                else:
+                    value = function(*item[0], **item[1])
+                del item
+                if type(value) in scalars:
+                    put((VALUE, value, now := clock()))
+                else:
+                    blob = payloads.dumps(value, what="result")
+                    put((PICKLED, blob, now := clock()))
+                    if len(blob) > LARGE_BYTES:
+                        flush_at = 0.0
+                    del blob
+                del value
+            except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
+                from manyhands.transport.failures import pack_failure  # seldom needed
+
+                item = value = None
+                put((FAILED if loaded else UNLOADABLE, pack_failure(error, hide_frames=1), now := clock()))
+            if now > flush_at and self._pending:
+                self._flush()
+                flush_at = now + FLUSH_S
+        function = None
+        self._flush()
+        running[0] = 0
+
+    def _load_function(self, function_id: int) -> Any:
+        if function_id in self._loaded:
+            return self._functions[function_id]
+        function = _load(self._functions[function_id])
+        self._functions[function_id] = function
+        self._loaded.add(function_id)
+        return function
+
+    # ---- reports, from either thread --------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Send what has ended."""
+        if os.getpid() != self._pid:
+            os._exit(0)  # a task has forked, and its child came back here: it shall not answer in our name
+        self._flush_streams()
+        with self._writing:
+            ended = [self._ended.popleft() for _ in range(len(self._ended))]
+            if ended:
+                results = self._results_of(ended)
+                write_frame(self._write_fd, Kind.PROGRESSED, self._batch_id, pickle.dumps(results, payloads.PROTOCOL))
+
+    @staticmethod
+    def _flush_streams() -> None:
+        """What a task has printed leaves before its result does."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # a task has closed or replaced it
+
+    def _results_of(self, ended: list[tuple[int, Any, float]]) -> list[tuple[Any, ...]]:
+        results: list[tuple[Any, ...]] = []
+        values: list[Any] = []
+        kinds: set[int] = set()
+        ends: list[float] = []
+        began = self._batch_began
+        for kind, value, at in ended:
+            if kind <= PICKLED:
+                values.append((kind, value))
+                kinds.add(kind)
+                ends.append(at)
+                continue
+            if values:
+                results.append(self._successes(began, ends, kinds, values))
+                began, values, kinds, ends = ends[-1], [], set(), []
+            results.append(("f", began, at, value, kind == UNLOADABLE))
+            began = at
+        if values:
+            results.append(self._successes(began, ends, kinds, values))
+            began = ends[-1]
+        self._batch_began = began
+        return results
+
+    def _successes(self, began: float, ends: list[float], kinds: set[int], values: list[tuple[int, Any]]) -> tuple[Any, ...]:
+        are_pickles = PICKLED in kinds
+        if not are_pickles:
+            plain = [value for _, value in values]
+        else:
+            plain = [value if kind == PICKLED else pickle.dumps(value, payloads.PROTOCOL) for kind, value in values]
+        return ("v", began, ends[-1], ends if self._wants_times else None, are_pickles, plain)
+
+    # ---- the assistant ----------------------------------------------------------------------------------------------------
+
+    def _assist(self) -> None:
+        while True:
+            try:
+                frame = read_frame(self._control_fd)
+            except OSError:
+                frame = None  # a task has closed all descriptors
+            if frame is None:
+                self._die_with_parent()
+            elif frame[0] == Kind.RECALL:
+                self._give_back(frame[1])
+
+    def _give_back(self, batch_id: int) -> None:
+        """Report what has ended, and give back all that has not begun: of the running batch, and batches that wait in the pipe."""
+        if self._batch_id == batch_id:
+            count = 0
+            while True:
+                try:
+                    self._pending.pop()
+                except IndexError:
+                    break
+                count += 1
+            self._flush()
+            if count:
+                self._return(batch_id, count)
+        # While the main thread waits for a frame it holds the lock; then there is nothing to give back.
+        if self._reading.acquire(blocking=False):
+            try:
+                self._read_ahead()
+                self._return_whole_batches()
+            finally:
+                self._reading.release()
+
+    def _read_ahead(self) -> None:
+        poll = select.poll()
+        poll.register(self._read_fd, select.POLLIN)
+        while poll.poll(0):
+            frame = read_frame(self._read_fd)
+            self._frames_ahead.append(frame)
+            if frame is None:
+                return
+
+    def _return_whole_batches(self) -> None:
+        kept: list[Frame | None] = []
+        for frame in self._frames_ahead:
+            if frame is not None and frame[0] == Kind.BATCH:
+                self._return(frame[1], len(pickle.loads(frame[2])[2]))
+            else:
+                kept.append(frame)
+        self._frames_ahead.clear()
+        self._frames_ahead.extend(kept)
+
+    def _return(self, batch_id: int, count: int) -> None:
+        with self._writing:
+            write_frame(self._write_fd, Kind.RETURNED, batch_id, str(count).encode())
+
+    def _die_with_parent(self) -> None:
+        import signal  # only now
+
+        if os.getpgid(0) == self._pid == os.getpid():
+            os.killpg(self._pid, signal.SIGKILL)
+        os._exit(1)
+
+
+def _load(function: bytes) -> Any:
+    try:
+        return payloads.loads(function)
+    except ModuleNotFoundError:
+        # Workers start without `site`, which is half of an interpreter's start; but import hooks of editable installs live there.
+        if "site" in sys.modules:
+            raise
+        import site  # see above
+
+        path = list(sys.path)
+        site.main()
+        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
+        return payloads.loads(function)
+
+
+def main(arguments: list[str]) -> None:
+    """Be a worker: `arguments` are the numbers of the descriptors that `Child` takes."""
+    child = Child(*map(int, arguments))
+    _prepare_streams()
+    initializer = child.set_up()
+    if not initializer or child.initialize(lambda: payloads.initialize(*pickle.loads(initializer))):
+        child.serve()
+
+
+def _prepare_streams() -> None:
+    import faulthandler  # tells in the parent's error where a segfault was
+
+    faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        # Whole lines leave at once, though it is no terminal; and what a task prints may be anything.
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]

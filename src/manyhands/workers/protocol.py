@@ -1,0 +1,90 @@
+"""What every kind of worker is to the engine, and what a job asks of its workers."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from manyhands.core.events import Event
+    from manyhands.core.tasks import Batch, Policy
+
+__all__ = ["CallStyle", "Unsendable", "Work", "Workers"]
+
+
+class CallStyle(IntEnum):
+    """How the function of a job is called with an item."""
+
+    ONE = 0  # function(item)
+    STAR = 1  # function(*item)
+    CALL = 2  # item is (function, args, kwargs), as `submit` has them
+
+
+class Work(NamedTuple):
+    """What the tasks of one job do. `function` is None when each item brings its own, and for commands."""
+
+    function: Callable[..., Any] | None
+    style: CallStyle
+    policy: Policy
+
+
+class Unsendable(NamedTuple):
+    """Stands for an item that cannot travel to a worker, and says why."""
+
+    error: BaseException
+
+
+class Workers(Protocol):
+    """All workers of one pool, of one kind.
+
+    The engine calls these methods with its lock held, from any thread: they must not block, nor call `report` themselves before they
+    return. What has happened already is returned as events; what happens later is reported by `report(collect)`: the engine takes
+    its lock and then calls `collect` for the events, so that what one worker reports keeps its order.
+    """
+
+    kind: str
+    can_stop: bool
+
+    def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
+        """Learn whom to report to. Called once, before anything else."""
+
+    def prepare(self, work: Work) -> Work:
+        """Make a job's function ready to travel; may raise `NotPicklable`. Called in the caller's thread, without the lock."""
+
+    def pack(self, items: list[Any], work: Work) -> tuple[list[Any], int]:
+        """Make items ready to travel, those that cannot as `Unsendable`; also tells their size in bytes. Without the lock."""
+
+    def open_job(self, job_id: int, work: Work) -> None:
+        """Batches of this job may follow."""
+
+    def close_job(self, job_id: int) -> None:
+        """No batch of this job will follow."""
+
+    def start(self, worker_id: int, slot: int) -> Sequence[Event]:
+        """Begin to make a worker; `WorkerStarted` or `WorkerEnded` tells how that went."""
+
+    def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
+        """Hand over a batch. It may be the second one, and the worker may still be starting."""
+
+    def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
+        """Report what has ended, and give back all that has not begun."""
+
+    def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
+        """Which offset of the batch the worker is at (-1: none), and since when (monotonic seconds)."""
+
+    def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
+        """Stop the worker by force because of this batch."""
+
+    def retire(self, worker_id: int) -> Sequence[Event]:
+        """Let an idle worker end."""
+
+    def work_here(self) -> bool:
+        """Do some work in the calling thread, which has to wait anyway; False when there is none to do. Without the lock."""
+
+    def kill_all(self) -> None:
+        """End every worker at once, whatever it is doing. Any thread, without the lock."""
+
+    def close(self) -> None:
+        """All workers have ended: release what they shared."""

@@ -1,0 +1,105 @@
+"""No worker at all: tasks run in the thread that waits for them. For debugging, for profiling, and as the baseline of every speed-up."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
+from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
+from manyhands.workers.protocol import CallStyle, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from manyhands.core.events import Event
+
+__all__ = ["SerialWorkers"]
+
+
+class SerialWorkers:
+    """The kind "serial". Its "workers" are places for batches that wait for a thread to come and run them.
+
+    There are many, so that a task can submit to its own pool and wait: the waiting thread runs the inner task at once.
+    """
+
+    kind = "serial"
+    can_stop = False
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Work] = {}
+        self._waiting: deque[Batch] = deque()
+        self._running: dict[int, tuple[int, float]] = {}  # worker id: (batch id, since when)
+
+    def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
+        self._report = report
+
+    def prepare(self, work: Work) -> Work:
+        return work
+
+    def pack(self, items: list[Any], work: Work) -> tuple[list[Any], int]:
+        return items, 0
+
+    def open_job(self, job_id: int, work: Work) -> None:
+        self._jobs[job_id] = work
+
+    def close_job(self, job_id: int) -> None:
+        self._jobs.pop(job_id, None)
+
+    def start(self, worker_id: int, slot: int) -> Sequence[Event]:
+        return [WorkerStarted(worker_id)]
+
+    def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
+        self._waiting.append(batch)
+        return ()
+
+    def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
+        mine = [batch for batch in self._waiting if batch.worker_id == worker_id]
+        for batch in mine:
+            self._waiting.remove(batch)
+        return [BatchReturned(batch.id, len(batch.items)) for batch in mine]
+
+    def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
+        running = self._running.get(worker_id)
+        return (0, running[1]) if running is not None and running[0] == batch_id else (-1, 0.0)
+
+    def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
+        raise AssertionError("the caller's own thread cannot be stopped, and the scheduler knows")
+
+    def retire(self, worker_id: int) -> Sequence[Event]:
+        return [WorkerEnded(worker_id, WorkerEnd())]
+
+    def work_here(self) -> bool:
+        """Run the batch that has waited longest; it has one task, since the policy of serial jobs says so."""
+        try:
+            batch = self._waiting.popleft()
+        except IndexError:
+            return False
+        began = time.monotonic()
+        self._running[batch.worker_id] = (batch.id, began)
+        result = _run(self._jobs[batch.job_id], batch.items[0], began)
+        del self._running[batch.worker_id]
+        self._report(lambda: [BatchProgressed(batch.id, [result])])
+        return True
+
+    def kill_all(self) -> None:
+        """Nothing runs but the caller itself."""
+
+    def close(self) -> None:
+        """Nothing is shared."""
+
+
+def _run(work: Work, item: Any, began: float) -> Success | Failure:
+    function: Any = work.function
+    try:
+        if work.style == CallStyle.ONE:
+            value = function(item)
+        elif work.style == CallStyle.STAR:
+            value = function(*item)
+        else:
+            value = item[0](*item[1], **item[2])
+    except BaseException as error:  # an outcome is delivered
+        return Failure(error, began, time.monotonic())
+    ended = time.monotonic()
+    return Success(1, [value], began, ended, [ended])

@@ -1,0 +1,280 @@
+"""Threads as workers: each takes batches from an inbox of its own.
+
+They share the memory of the program, so nothing is pickled; the GIL lets one of them run Python at a time; and they can neither be
+stopped nor isolated: a task that times out keeps its thread until it ends, and a segfault ends the program.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, WorkerEnded, WorkerStarted
+from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
+from manyhands.errors import InitializerError
+from manyhands.workers.protocol import CallStyle, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from manyhands.core.events import Event
+
+__all__ = ["ThreadWorkers", "results_of"]
+
+FLUSH_S = 0.005  # results of a batch that takes longer are reported in between
+
+
+class _Hand:
+    """One worker thread. What it has not begun is in `pending`, what has ended and was not reported in `ended`.
+
+    Both are deques whose ends are taken one by one, which is atomic; `ended` is emptied under the engine's lock only. `offset` and
+    `began` are written by the thread alone.
+    """
+
+    __slots__ = ("batch", "began", "ended", "id", "inbox", "offset", "pending", "reported_at", "thread")
+
+    def __init__(self, worker_id: int) -> None:
+        self.id = worker_id
+        self.inbox: SimpleQueue[Batch | None] = SimpleQueue()
+        self.batch: Batch | None = None
+        self.pending: deque[Any] = deque()
+        self.ended: deque[tuple[bool, Any, float]] = deque()
+        self.offset = -1
+        self.began = 0.0
+        self.reported_at = 0.0
+        self.thread: threading.Thread | None = None
+
+
+class ThreadWorkers:
+    """The kind "thread"."""
+
+    kind = "thread"
+    can_stop = False
+
+    def __init__(
+        self,
+        *,
+        name_prefix: str,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        threads: set[threading.Thread] | None = None,
+    ) -> None:
+        self._name_prefix = name_prefix
+        self._initializer = initializer
+        self._initargs = initargs
+        self._hands: dict[int, _Hand] = {}
+        self._jobs: dict[int, Work] = {}
+        self._threads = threads if threads is not None else set()
+
+    def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
+        self._report = report
+
+    def prepare(self, work: Work) -> Work:
+        return work
+
+    def pack(self, items: list[Any], work: Work) -> tuple[list[Any], int]:
+        return items, 0
+
+    def open_job(self, job_id: int, work: Work) -> None:
+        self._jobs[job_id] = work
+
+    def close_job(self, job_id: int) -> None:
+        self._jobs.pop(job_id, None)
+
+    # ---- called by the engine, with its lock held -------------------------------------------------------------------------
+
+    def start(self, worker_id: int, slot: int) -> Sequence[Event]:
+        hand = _Hand(worker_id)
+        thread = threading.Thread(target=self._live, args=(hand,), name=f"{self._name_prefix}_{slot - 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process may have no more threads
+            return [WorkerEnded(worker_id, WorkerEnd(reason=str(error)))]
+        hand.thread = thread
+        self._threads.add(thread)
+        self._hands[worker_id] = hand
+        return [WorkerStarted(worker_id)] if self._initializer is None else []
+
+    def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
+        self._hands[worker_id].inbox.put(batch)
+        return ()
+
+    def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
+        hand = self._hands[worker_id]
+        events: list[Event] = []
+        batch = hand.batch
+        if batch is not None:
+            returned = _empty(hand.pending)
+            events.extend(_collect(hand, batch))
+            if returned:
+                events.append(BatchReturned(batch.id, returned))
+        retires = False
+        while True:
+            try:
+                waiting = hand.inbox.get_nowait()
+            except Empty:
+                break
+            if waiting is None:
+                retires = True
+            else:
+                events.append(BatchReturned(waiting.id, len(waiting.items)))
+        if retires:
+            hand.inbox.put(None)
+        return events
+
+    def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
+        hand = self._hands[worker_id]
+        batch = hand.batch
+        if batch is None or batch.id != batch_id:
+            return -1, 0.0
+        return hand.offset, hand.began
+
+    def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
+        raise AssertionError("a thread cannot be stopped, and the scheduler knows")
+
+    def retire(self, worker_id: int) -> Sequence[Event]:
+        self._hands[worker_id].inbox.put(None)
+        return ()
+
+    def work_here(self) -> bool:
+        return False
+
+    def kill_all(self) -> None:
+        """Threads cannot be killed: let each end after the item that it is at."""
+        for hand in list(self._hands.values()):
+            hand.pending.clear()
+            hand.inbox.put(None)
+
+    def close(self) -> None:
+        """Nothing is shared."""
+
+    # ---- the thread's own life --------------------------------------------------------------------------------------------
+
+    def _live(self, hand: _Hand) -> None:
+        if self._initializer is not None and not self._initialize(hand):
+            return
+        while True:
+            batch = hand.inbox.get()
+            if batch is None:
+                break
+            self._run(hand, batch, self._jobs[batch.job_id])
+            del batch  # an idle worker holds nothing of its last task
+        self._report(lambda: self._bury(hand, WorkerEnd()))
+
+    def _initialize(self, hand: _Hand) -> bool:
+        try:
+            assert self._initializer is not None
+            self._initializer(*self._initargs)
+        except BaseException as error:
+            logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+            failure = InitializerError(f"the initializer raised {type(error).__name__}: {error}; no task was run")
+            failure.__cause__ = error
+            end = WorkerEnd(reason=str(failure))
+            self._report(lambda: [PoolFailed(failure), *self._bury(hand, end)])
+            return False
+        self._report(lambda: [WorkerStarted(hand.id)])
+        return True
+
+    def _bury(self, hand: _Hand, end: WorkerEnd) -> Sequence[Event]:
+        self._hands.pop(hand.id, None)
+        if hand.thread is not None and len(self._threads) > 64:
+            self._threads.discard(hand.thread)  # long-lived pools with max_tasks_per_child must not collect dead threads
+        return [WorkerEnded(hand.id, end)]
+
+    def _run(self, hand: _Hand, batch: Batch, work: Work) -> None:
+        """The whole engine in one loop: take, run, report."""
+        clock = time.monotonic
+        pending = hand.pending
+        pending.extend(batch.items)
+        take = pending.popleft
+        put = hand.ended.append
+        style = work.style
+        function: Any = work.function
+        hand.offset = -1
+        hand.began = hand.reported_at = now = clock()
+        hand.batch = batch  # from here on it can be recalled
+        flush_at = now + FLUSH_S
+        while True:
+            try:
+                item = take()
+            except IndexError:
+                break
+            hand.began = now
+            hand.offset += 1
+            try:
+                if style == CallStyle.ONE:
+                    value = function(item)
+                elif style == CallStyle.STAR:
+                    value = function(*item)
+                else:
+                    value = item[0](*item[1], **item[2])
+            except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
+                del item
+                put((False, _without_our_frame(error), now := clock()))
+            else:
+                del item
+                put((True, value, now := clock()))
+                del value
+            if now > flush_at and pending:
+                self._report(lambda: _collect(hand, batch))
+                flush_at = now + FLUSH_S
+        self._report(lambda: _finish(hand, batch))
+
+
+def _without_our_frame(error: BaseException) -> BaseException:
+    """The traceback begins in the task's own code."""
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next or error.__traceback__
+    return error
+
+
+def _empty(pending: deque[Any]) -> int:
+    """Take all items away from a thread that is taking them from the other end; tell how many."""
+    count = 0
+    while True:
+        try:
+            pending.pop()
+        except IndexError:
+            return count
+        count += 1
+
+
+def _collect(hand: _Hand, batch: Batch) -> Sequence[Event]:
+    """What has ended since the last report. With the engine's lock held."""
+    if not hand.ended:
+        return ()
+    ended = [hand.ended.popleft() for _ in range(len(hand.ended))]
+    results, hand.reported_at = results_of(ended, hand.reported_at)
+    return [BatchProgressed(batch.id, results)]
+
+
+def _finish(hand: _Hand, batch: Batch) -> Sequence[Event]:
+    events = _collect(hand, batch)
+    hand.batch = None
+    hand.offset = -1
+    return events
+
+
+def results_of(ended: list[tuple[bool, Any, float]], began: float) -> tuple[list[Success | Failure], float]:
+    """Put (succeeded, value or error, end time) of consecutive tasks into as few results as possible."""
+    results: list[Success | Failure] = []
+    values: list[Any] = []
+    ends: list[float] = []
+    for succeeded, value, at in ended:
+        if succeeded:
+            values.append(value)
+            ends.append(at)
+            continue
+        if values:
+            results.append(Success(len(values), values, began, ends[-1], ends))
+            began, values, ends = ends[-1], [], []
+        results.append(Failure(value, began, at))
+        began = at
+    if values:
+        results.append(Success(len(values), values, began, ends[-1], ends))
+        began = ends[-1]
+    return results, began

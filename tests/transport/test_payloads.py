@@ -1,0 +1,550 @@
+"""Values and functions as bytes."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import math
+import operator
+import pickle
+import sys
+import textwrap
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import RunScript
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manyhands.errors import NotPicklable
+from manyhands.transport import payloads
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False)
+texts = st.text(st.characters()) | st.binary()  # lone surrogates too
+values = st.recursive(
+    scalars | texts,
+    lambda children: (
+        st.lists(children)
+        | st.tuples(children, children)
+        | st.dictionaries(texts, children)
+        | st.frozensets(texts)
+        | st.sets(texts)
+    ),
+    max_leaves=8,
+)
+LOCK = threading.Lock()
+
+
+class Raises:
+    """Raises what it is told to when it is pickled, or when it is loaded."""
+
+    def __init__(self, *, dumping: BaseException | None = None, loading: BaseException | None = None) -> None:
+        self.dumping, self.loading = dumping, loading
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.dumping is not None:
+            raise self.dumping
+        return {"loading": self.loading}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise state["loading"]
+
+
+class Counts:
+    loaded = 0
+
+    def __setstate__(self, state: object) -> None:
+        type(self).loaded += 1
+
+    def __getstate__(self) -> object:
+        return "anything"
+
+
+class Holder:
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def give(self, value: object) -> object:
+        return self, value
+
+    @classmethod
+    def make(cls) -> Holder:
+        return cls()
+
+    def __call__(self) -> str:
+        return "called"
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: object) -> None:
+        self.inner = inner
+
+
+class ListWithLock(list[Any]):
+    pass
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+@functools.lru_cache
+def cached(value: int) -> int:
+    return value * 2
+
+
+# Batches.
+
+
+@given(st.lists(values, max_size=20), st.sampled_from([bytes, bytearray, memoryview]))
+def test_a_batch_comes_out_as_it_went_in(batch: list[Any], kind: Callable[[bytes], Any]) -> None:
+    assert list(payloads.unpack(kind(payloads.pack(batch)))) == batch
+
+
+@given(st.lists(scalars | texts, max_size=20))
+def test_scalars_and_tuples_of_them_travel_as_one_pickle(batch: list[Any]) -> None:
+    assert payloads.are_scalars(batch)
+    assert pickle.loads(payloads.pack(batch)) == batch
+    pairs = [(value, value) for value in batch]
+    assert pickle.loads(payloads.pack(pairs)) == pairs
+
+
+@given(st.lists(values, max_size=20))
+def test_values_pickled_one_by_one_make_the_same_batch(batch: list[Any]) -> None:
+    packed = payloads.pack_each([payloads.dumps(value) for value in batch])
+    assert list(payloads.unpack(packed)) == batch
+
+
+@given(st.lists(values | st.just(LOCK) | st.just(Raises(loading=ValueError("bad"))), max_size=10))
+def test_a_bad_value_harms_only_itself(batch: list[Any]) -> None:
+    arrived = list(payloads.unpack(payloads.pack(batch)))
+    assert len(arrived) == len(batch)
+    for value, there in zip(batch, arrived, strict=True):
+        if value is LOCK:
+            assert isinstance(there.error, NotPicklable)
+        elif isinstance(value, Raises):
+            assert isinstance(there.error, ValueError)
+            assert "unpickled" in there.error.__notes__[-1]
+        else:
+            assert value == there
+
+
+def test_extreme_scalars_travel() -> None:
+    batch = [10**5000, -(10**5000), math.inf, -0.0, "\ud800", "_main__", b"__main__", True, None, "x" * 100_000]
+    assert list(payloads.unpack(payloads.pack(batch))) == batch
+    assert math.isnan(next(payloads.unpack(payloads.pack([math.nan]))))
+
+
+def test_subclasses_of_scalars_are_no_scalars() -> None:
+    class Text(str):
+        __slots__ = ()
+
+    assert payloads.are_scalars([])
+    assert not payloads.are_scalars([1, Text("x")])
+    assert type(next(payloads.unpack(payloads.pack([Text("x")])))) is Text
+
+
+def test_values_of_a_batch_do_not_share_what_can_be_changed() -> None:
+    shared: list[int] = []
+    first, second = payloads.unpack(payloads.pack([(shared, shared), (shared, shared)]))
+    assert first[0] is first[1]
+    assert first[0] is not second[0]
+
+
+def test_values_are_loaded_only_as_they_are_asked_for() -> None:
+    Counts.loaded = 0
+    arriving = payloads.unpack(payloads.pack([Counts(), Counts()]))
+    assert Counts.loaded == 0
+    next(arriving)
+    assert Counts.loaded == 1
+
+
+def test_a_value_that_raises_stop_iteration_does_not_end_the_batch() -> None:
+    arrived = list(payloads.unpack(payloads.pack([Raises(loading=StopIteration()), [1]])))
+    assert isinstance(arrived[0].error, StopIteration)
+    assert arrived[1] == [1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_what_is_no_exception_comes_through_and_the_rest_can_still_be_had(error: BaseException) -> None:
+    arriving = payloads.unpack(payloads.pack([Raises(loading=error), [1]]))
+    with pytest.raises(type(error)):
+        next(arriving)
+    assert list(arriving) == [[1]]
+    with pytest.raises(type(error)):
+        payloads.dumps(Raises(dumping=error))
+
+
+# What cannot be pickled, and where it is.
+
+
+def endless() -> Any:
+    yield 1
+
+
+def function_with_lock_in_closure() -> Callable[[], object]:
+    lock = LOCK
+    return lambda: lock
+
+
+def deep_list() -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
+
+
+class NoReduce:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("I stay here")
+
+
+class NoReduceNoText(NoReduce):
+    def __reduce__(self) -> Any:
+        raise NoText
+
+    def __repr__(self) -> str:
+        raise NoText
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def class_with_lock() -> type:
+    class Local:
+        lock = LOCK
+
+    return Local
+
+
+def list_with_lock_attribute() -> ListWithLock:
+    made = ListWithLock([1])
+    made.lock = LOCK  # type: ignore[attr-defined]
+    return made
+
+
+NOT_PICKLABLE: dict[str, tuple[Any, str, str]] = {
+    "lock": (LOCK, "value (_thread.lock)", "Locks are not shared"),
+    "attribute": (Holder(a=1, lock=LOCK, b=2), "value.lock (_thread.lock)", "Locks are not shared"),
+    "slot": (Slotted(LOCK), "value.inner (_thread.lock)", "TypeError: cannot pickle '_thread.lock' object."),
+    "list": ([1, [2, Holder(inner=[LOCK])]], "value[1][1].inner[0] (_thread.lock)", ""),
+    "last of many": ([*range(100_000), LOCK], "value[100000] (_thread.lock)", ""),
+    "dict": ({"handle": LOCK}, "value['handle'] (_thread.lock)", ""),
+    "key": ({NoReduce(): 1}, "(its key <", "RuntimeError: I stay here."),
+    "set": ({NoReduce()}, "(its member <", "RuntimeError: I stay here."),
+    "generator": ({"items": endless()}, "value['items'] (generator)", "list(...)"),
+    "file": (open(__file__, "rb"), "value (_io.BufferedReader)", "open it in the task"),  # noqa: SIM115
+    "closure": (function_with_lock_in_closure(), "value (its variable lock) (_thread.lock)", ""),
+    "partial": (functools.partial(add, LOCK), "value", "_thread.lock"),
+    "exception": (ValueError(1, LOCK), "value.args[1] (_thread.lock)", ""),
+    "class": (class_with_lock(), "value.lock (_thread.lock)", ""),
+    "subclass of list": (list_with_lock_attribute(), "value.lock (_thread.lock)", ""),
+    "deque": (collections.deque([1, LOCK]), "value[1] (_thread.lock)", ""),
+    "dict subclass": (collections.OrderedDict(a=LOCK), "value['a'] (_thread.lock)", ""),
+    "method": (Holder(lock=LOCK).give, "value.__self__.lock (_thread.lock)", ""),
+    "too deep": (deep_list(), "value (list)", "nested too deeply"),
+    "raises": (NoReduce(), "value (", "RuntimeError: I stay here."),
+    "raises without a text": ([NoReduceNoText()], "value[0] (", "NoText."),
+    "raises without a repr": ({NoReduceNoText()}, "(its member <", "NoText."),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PICKLABLE)
+def test_what_cannot_be_pickled_is_named_with_its_place_and_a_way_out(name: str) -> None:
+    value, place, rest = NOT_PICKLABLE[name]
+    with pytest.raises(NotPicklable) as caught:
+        payloads.dumps(value)
+    message = str(caught.value)
+    assert place in message
+    assert rest in message
+    assert message.startswith("cannot send value")
+    assert isinstance(caught.value.__cause__, Exception)
+
+
+def test_the_members_of_a_tuple_can_have_names() -> None:
+    with pytest.raises(NotPicklable, match=r"^cannot send args\[1\]\.lock \(_thread\.lock\)"):
+        payloads.dumps(((1, Holder(lock=LOCK)), {}), what=("args", "kwargs"))
+    with pytest.raises(NotPicklable, match=r"^cannot send kwargs\['lock'\] "):
+        payloads.dumps(((), {"lock": LOCK}), what=("args", "kwargs"))
+
+
+def test_without_cloudpickle_the_message_says_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "manyhands.transport.by_value", raising=False)
+    monkeypatch.delattr("manyhands.transport.by_value", raising=False)
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(NotPicklable, match="pip install cloudpickle"):
+        payloads.dump_function(lambda: 1)
+
+
+# Functions.
+
+
+CALLABLES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "function": (add, (1, 2)),
+    "lambda": (lambda x: x + 1, (1,)),
+    "partial": (functools.partial(add, 1), (2,)),
+    "partial of a lambda": (functools.partial(lambda x, y: x - y, 1), (2,)),
+    "bound method of a builtin": ([1, 2].count, (1,)),
+    "class method": (int.from_bytes, (b"\x01", "big")),
+    "callable instance": (Holder(), ()),
+    "builtin": (len, ([1],)),
+    "method descriptor": (str.upper, ("a",)),
+    "class": (dict, ([(1, 2)],)),
+    "operator": (operator.itemgetter(1), ([1, 2],)),
+    "cached": (cached, (2,)),
+    "ufunc-like": (math.sqrt, (4,)),
+}
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_any_callable_travels(name: str) -> None:
+    function, arguments = CALLABLES[name]
+    assert payloads.loads(payloads.dump_function(function))(*arguments) == function(*arguments)
+
+
+def test_closures_and_recursive_functions_travel() -> None:
+    offset = 10
+
+    def countdown(number: int) -> int:
+        return offset if number == 0 else countdown(number - 1)
+
+    assert payloads.loads(payloads.dump_function(countdown))(5) == 10
+
+
+def test_by_reference_is_what_another_process_finds_under_its_name() -> None:
+    assert payloads.is_by_reference(add)
+    assert payloads.is_by_reference(cached)
+    assert payloads.is_by_reference(len)
+    assert payloads.is_by_reference(Holder)
+    assert payloads.is_by_reference(Holder.give)
+    assert not payloads.is_by_reference(lambda: 1)
+    assert not payloads.is_by_reference(functools.partial(add, 1))
+    assert not payloads.is_by_reference(Holder().give)
+    assert not payloads.is_by_reference(Holder())
+    assert not payloads.is_by_reference(class_with_lock())
+
+
+def test_a_function_that_hides_behind_the_name_of_another_goes_by_value() -> None:
+    impostor = types.FunctionType((lambda left, right: left * right).__code__, {}, "add")
+    impostor.__module__, impostor.__qualname__ = add.__module__, "add"
+    assert not payloads.is_by_reference(impostor)
+    assert payloads.loads(payloads.dump_function(impostor))(3, 4) == 12
+
+
+def test_a_refused_function_is_named() -> None:
+    with pytest.raises(NotPicklable, match=r"^cannot send function \(its variable lock\) \(_thread\.lock\)"):
+        payloads.dump_function(function_with_lock_in_closure())
+
+
+# Classes that go by value.
+
+
+def test_an_instance_of_a_local_class_comes_back_with_its_class() -> None:
+    class Point:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    there = payloads.loads(payloads.dumps(Point(1)))
+    assert type(there) is Point
+    assert there.x == 1
+    first, second = payloads.unpack(payloads.pack([Point(1), Point(2)]))
+    assert type(first) is type(second) is Point
+
+
+# Between two processes. The parent is a script, so what it defines is of `__main__`; the worker answers one request.
+
+BETWEEN_PROCESSES = """\
+import pickle, subprocess, sys
+from manyhands.transport import payloads
+
+WORKER = '''
+import pickle, sys
+from manyhands.transport import payloads
+initializer, function, packed = pickle.load(sys.stdin.buffer)
+if initializer:
+    payloads.initialize(initializer, ())
+function = payloads.loads(function)
+results = [[function(value) for value in payloads.unpack(part)] for part in packed]
+sys.stdout.buffer.write(pickle.dumps([payloads.pack(part) for part in results]))
+'''
+
+def in_worker(function, *parts, initializer=None):
+    request = (
+        initializer and payloads.dump_function(initializer),
+        payloads.dump_function(function),
+        [payloads.pack(part) for part in parts],
+    )
+    answer = subprocess.run([sys.executable, "-c", WORKER], input=pickle.dumps(request), capture_output=True)
+    assert answer.returncode == 0, answer.stderr.decode()
+    return [list(payloads.unpack(part)) for part in pickle.loads(answer.stdout)]
+"""
+
+
+def test_functions_and_classes_of_a_script_travel_without_a_main_guard(run_script: RunScript) -> None:
+    run_script(
+        BETWEEN_PROCESSES
+        + textwrap.dedent("""
+    import dataclasses, enum, functools
+
+    class Colour(enum.Enum):
+        RED = 1
+
+    @dataclasses.dataclass
+    class Row:
+        number: int
+        colour: Colour = Colour.RED
+
+    OFFSET = 100
+
+    def step(value):
+        return Row(value.number + OFFSET)
+
+    assert in_worker(step, [Row(1), Row(2)], [Row(3)]) == [[Row(101), Row(102)], [Row(103)]]
+    assert in_worker(lambda row: row.colour, [Row(1)]) == [[Colour.RED]]
+    assert in_worker(functools.partial(lambda extra, row: extra, Colour.RED), [Row(1)]) == [[Colour.RED]]
+    [[double]] = in_worker(lambda factor: lambda value: value * factor, [2])
+    assert double(4) == 8
+    """)
+    ).succeeded()
+
+
+def test_what_comes_back_changes_nothing_in_the_classes_of_the_script(run_script: RunScript) -> None:
+    run_script(
+        BETWEEN_PROCESSES
+        + textwrap.dedent("""
+    class Base:
+        made = 0
+
+    class Record(Base):
+        seen = 0
+        def where(self):
+            return globals()
+
+    where = Record.where
+
+    def step(record):
+        Record.seen += 1
+        Base.made += 1
+        return record
+
+    record = Record()
+    Record.seen, Base.made = 5, 5
+    [[first, second]] = in_worker(step, [record, record])
+    assert type(first) is type(second) is Record
+    assert (Record.seen, Base.made) == (5, 5)
+    assert Record.where is where and first.where() is globals()
+
+    def locally(record):
+        class Special(Record):
+            pass
+        return Special()
+
+    [[special]] = in_worker(locally, [record])
+    assert isinstance(special, Record) and special.where() is globals()
+    assert (Record.seen, Base.made) == (5, 5)
+    """)
+    ).succeeded()
+
+
+def test_in_a_worker_a_class_stays_as_its_first_function_or_value_brought_it(run_script: RunScript) -> None:
+    run_script(
+        BETWEEN_PROCESSES
+        + textwrap.dedent("""
+    class Counter:
+        count = 0
+
+    def step(counter):
+        type(counter).count += 1
+        return Counter.count
+
+    assert in_worker(step, [Counter(), Counter()], [Counter()]) == [[1, 2], [3]]
+    """)
+    ).succeeded()
+
+
+def test_what_an_initializer_of_a_script_sets_is_seen_by_its_functions(run_script: RunScript) -> None:
+    run_script(
+        BETWEEN_PROCESSES
+        + textwrap.dedent("""
+    model = None
+    other = "parent"
+
+    def initialize():
+        global model
+        model = "loaded"
+
+    class Reader:
+        def read(self):
+            return model
+
+    def step(reader):
+        return reader.read(), model, other
+
+    assert in_worker(step, [Reader()], initializer=initialize) == [[("loaded", "loaded", "parent")]]
+    assert in_worker(step, [Reader()]) == [[(None, None, "parent")]]
+    """)
+    ).succeeded()
+
+
+def test_what_a_child_of_multiprocessing_has_of_the_script_goes_by_value(run_script: RunScript) -> None:
+    run_script(
+        BETWEEN_PROCESSES
+        + textwrap.dedent("""
+    import multiprocessing
+
+    class Row:
+        def __init__(self, number):
+            self.number = number
+
+    def step(row):
+        return Row(row.number + 1)
+
+    def in_child(connection):
+        [[row]] = in_worker(step, [Row(1)])
+        connection.send(row.number)
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        child = context.Process(target=in_child, args=(there,))
+        child.start()
+        there.close()
+        assert here.recv() == 2
+        child.join()
+    """)
+    ).succeeded()
+
+
+def test_many_versions_of_a_definition_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from manyhands.transport import by_value
+
+    class Changing:
+        version = 0
+
+    monkeypatch.setattr(by_value, "_MAX_DEFINED", 3)
+    for version in range(10):
+        Changing.version = version
+        there = payloads.loads(payloads.dumps(Changing()))
+        assert type(there) is Changing
+        assert Changing.version == version
+    assert len(by_value._defined) <= 3
+
+
+def test_a_worker_starts_without_what_it_may_never_need(run_script: RunScript) -> None:
+    dear = ("cloudpickle", "concurrent.futures", "manyhands.errors", "multiprocessing", "traceback", "typing")
+    run_script(f"""
+        import sys
+        import manyhands
+        for name in {dear!r}:
+            sys.modules.pop(name, None)  # something else may have loaded one
+        from manyhands.transport import failures, payloads
+        loaded = [name for name in {dear!r} if name in sys.modules]
+        assert not loaded, loaded
+    """).succeeded()
