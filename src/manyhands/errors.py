@@ -53,10 +53,12 @@ class TaskTimeout(TaskError, TimeoutError):
     Attributes:
         timeout_s: the limit, in seconds.
         stopped: True when the work was really stopped; a thread cannot be, and goes on in its slot.
+        completed: of a command, the `CompletedCommand` with what it wrote until it was stopped; else None.
     """
 
     def __init__(self, message: str, *, timeout_s: float = 0.0, stopped: bool = True) -> None:
         super().__init__(message)
+        self.completed: Any = None
         self.timeout_s = timeout_s
         self.stopped = stopped
 

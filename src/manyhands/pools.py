@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ from manyhands.workers.serial import SerialWorkers
 from manyhands.workers.threads import ThreadWorkers
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
@@ -62,6 +62,9 @@ class Pool(Executor):
             None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and leaves no orphans.
         thread_name_prefix: of worker threads.
 
+    Attributes:
+        engine, workers: for the other faces of this package.
+
     Raises:
         UsageError: for arguments that cannot be meant; it is a ValueError.
     """
@@ -99,12 +102,12 @@ class Pool(Executor):
         else:
             raise UsageError(f"kind must be 'thread', 'process' or 'serial', not {kind!r}")
         limit = NESTING if kind == "serial" else self._max_workers
-        self._workers: Workers = workers
-        self._engine = Engine(workers, limit, max_tasks_per_worker=max_tasks_per_child)
+        self.workers: Workers = workers
+        self.engine = Engine(workers, limit, max_tasks_per_worker=max_tasks_per_child)
         self._submissions: dict[Policy, Submissions] = {}
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         # A pool that is forgotten without shutdown ends its workers when what was submitted is done.
-        weakref.finalize(self, self._engine.close_when_unused).atexit = False
+        weakref.finalize(self, self.engine.close_when_unused).atexit = False
 
     def _process_workers(
         self,
@@ -216,19 +219,19 @@ class Pool(Executor):
             cancel_futures: drop what has not begun. Without it, a map of which nothing was taken yet is run to its end, as
                 `concurrent.futures` does, so that its results can be read afterwards.
         """
-        if not cancel_futures and not self._engine.is_closed:
+        if not cancel_futures and not self.engine.is_closed:
             for stream in list(self._streams):
                 stream.run_on()
-        self._engine.close(cancel=cancel_futures)
+        self.engine.close(cancel=cancel_futures)
         if wait:
-            self._engine.wait()
+            self.engine.wait()
             for thread in list(self._threads):
                 if thread.is_alive():
                     thread.join()
 
     def kill(self) -> None:
         """End all worker processes at once, whatever they are doing. Nothing more can be submitted."""
-        self._engine.kill()
+        self.engine.kill()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
@@ -250,22 +253,26 @@ class Pool(Executor):
         """The kind of its workers."""
         return self._kind
 
+    def is_worker_thread(self) -> bool:
+        """True when the calling thread is one of the pool's own."""
+        return threading.current_thread() in self._threads
+
     @property
     def _broken(self) -> str | bool:
         # Read by users of the standard pools, and by its tests.
-        return str(self._engine.failure) if self._engine.failure is not None else False
+        return str(self.engine.failure) if self.engine.failure is not None else False
 
     def _submissions_for(self, policy: Policy) -> Submissions:
         submissions = self._submissions.get(policy)
         if submissions is None:
-            submissions = Submissions(self._engine, self._workers, policy)
+            submissions = Submissions(self.engine, self.workers, policy)
             submissions = self._submissions.setdefault(policy, submissions)
         return submissions
 
     def _open_stream(self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool) -> Stream:
         if self._kind == "serial":
             policy = policy.replace(batch_size=1, window=policy.window or 1)
-        stream = open_stream(self._engine, self._workers, fn, iterables, policy, ordered=ordered)
+        stream = open_stream(self.engine, self.workers, fn, iterables, policy, ordered=ordered)
         self._streams.add(stream)
         return stream
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import RunScript
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import RunScript
 from manyhands.errors import NotPicklable
 from manyhands.transport import payloads
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "Stop", "Worker", "WorkerState"]
 
 
+BATCHES_PER_WORKER = 2  # one runs, one waits in its pipe, so that a worker never waits for the parent
+
+
 class WorkerState(StrEnum):
     """What a worker is doing."""
 
@@ -40,10 +43,11 @@ class Worker:
         slot: from 1; no two living workers have the same.
         batches: what it was sent, the one that it runs first; two at most.
         allowance: tasks that it may still be given, None: no limit.
+        has_reported: it has ended a task at least; before that, its death is a failed start.
         stop: set once it is being stopped; it will be given nothing more.
     """
 
-    __slots__ = ("allowance", "batches", "id", "slot", "state", "stop")
+    __slots__ = ("allowance", "batches", "has_reported", "id", "slot", "state", "stop")
 
     def __init__(self, worker_id: int, slot: int, allowance: int | None) -> None:
         self.id = worker_id
@@ -51,6 +55,7 @@ class Worker:
         self.allowance = allowance
         self.state = WorkerState.STARTING
         self.batches: deque[Batch] = deque()
+        self.has_reported = False
         self.stop: Stop | None = None
 
     @property
@@ -93,10 +98,11 @@ class Crew:
 
     def is_up(self, worker: Worker) -> None:
         """The worker has started."""
-        if worker.batches:
+        if worker.stop is not None:
             worker.state = WorkerState.BUSY
-            if worker.stop is None:
-                self.single[worker.id] = None
+        elif worker.batches:
+            worker.state = WorkerState.BUSY
+            self.single[worker.id] = None
         else:
             worker.state = WorkerState.IDLE
             self.idle[worker.id] = None
@@ -110,7 +116,7 @@ class Crew:
             return  # it will find the batch when it is up
         worker.state = WorkerState.BUSY
         self.idle.pop(worker.id, None)
-        if len(worker.batches) == 1:
+        if len(worker.batches) < BATCHES_PER_WORKER:
             self.single[worker.id] = None
         else:
             self.single.pop(worker.id, None)

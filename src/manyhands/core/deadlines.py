@@ -1,7 +1,6 @@
 """Timers as a value: what is due when.
 
-Stale ones are not looked for one by one: whoever takes them checks that they still mean something, and drops stale ones when
-there are many.
+Stale ones are not looked for one by one: whoever takes them checks that they still mean something.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from manyhands.core.tasks import Span
 
 __all__ = ["BatchIsLate", "Deadlines", "DelayOver", "ItemIsDue", "JobIsUnwanted", "StartAgain", "Timer"]
+
+FEW = 1000  # so many are not worth looking through
 
 T = TypeVar("T")
 
@@ -53,18 +54,29 @@ Timer = DelayOver | BatchIsLate | ItemIsDue | JobIsUnwanted | StartAgain
 
 
 class Deadlines(Generic[T]):
-    """A heap of (time, what), first due first; equal times in the order of their arrival."""
+    """A heap of (time, what), first due first; equal times in the order of their arrival.
 
-    __slots__ = ("_heap", "_sequence")
+    Args:
+        is_wanted: tells what still means something. A million short tasks with a time-out of an hour would leave a million stale
+            timers: once most may be stale, they are looked through.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_heap", "_is_wanted", "_many", "_sequence")
+
+    def __init__(self, is_wanted: Callable[[T], bool]) -> None:
         self._heap: list[tuple[float, int, T]] = []
         self._sequence = 0
+        self._is_wanted = is_wanted
+        self._many = FEW
 
     def add(self, at: float, what: T) -> None:
         """Let `what` be due at `at` (monotonic seconds)."""
         self._sequence += 1
         heapq.heappush(self._heap, (at, self._sequence, what))
+        if len(self._heap) > self._many:
+            self._heap = [entry for entry in self._heap if self._is_wanted(entry[2])]
+            heapq.heapify(self._heap)
+            self._many = max(FEW, 2 * len(self._heap))
 
     @property
     def next(self) -> float | None:
@@ -77,11 +89,6 @@ class Deadlines(Generic[T]):
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[2])
         return due
-
-    def keep(self, is_wanted: Callable[[T], bool]) -> None:
-        """Drop all that is not wanted any more. Costs a look at each."""
-        self._heap = [entry for entry in self._heap if is_wanted(entry[2])]
-        heapq.heapify(self._heap)
 
     def __len__(self) -> int:
         return len(self._heap)

@@ -68,13 +68,14 @@ class JobClosed(NamedTuple):
 
 
 class JobCancelled(NamedTuple):
-    """Nobody wants the rest of the job: what has not begun is dropped, there are no more tries.
+    """Nobody wants the rest of the job: what has not begun is dropped, what still runs after `stop_after_s` is stopped if it can be.
 
-    What still runs after `stop_after_s` is stopped, if it can be.
+    `grace_s` takes the place of the policy's when it is not None.
     """
 
     job_id: int
     stop_after_s: float
+    grace_s: float | None = None
 
 
 class TaskCancelled(NamedTuple):

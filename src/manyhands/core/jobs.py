@@ -29,19 +29,32 @@ class Job:
         backlog: tasks that are READY, in the order in which they will be sent.
         delayed: spans of tasks that are DELAYED, each behind a timer of the scheduler.
         counts: tasks in each state.
+        grace_s: between SIGTERM and SIGKILL for what is stopped: the policy's, or what the one who cancelled said.
         untaken: tasks with an outcome that the consumer has not taken.
         cancelled: what has not begun is dropped, and there are no more tries.
         unwanted_at: when what still runs of a cancelled job is to be stopped, None: not at all.
     """
 
     __slots__ = (
-        *("_bytes_each", "_waiting_bytes", "backlog", "cancelled", "closed", "counts", "delayed", "id", "policy", "sizer"),
-        *("untaken", "unwanted_at"),
+        "_bytes_each",
+        "_waiting_bytes",
+        "backlog",
+        "cancelled",
+        "closed",
+        "counts",
+        "delayed",
+        "grace_s",
+        "id",
+        "policy",
+        "sizer",
+        "untaken",
+        "unwanted_at",
     )
 
     def __init__(self, job_id: int, policy: Policy) -> None:
         self.id = job_id
         self.policy = policy
+        self.grace_s = policy.grace_s
         self.sizer = BatchSizer(policy.batch_size)
         self.backlog: deque[Span] = deque()
         self.delayed: dict[Span, None] = {}  # a set that keeps its order

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core import events as ev
 from manyhands.core.crew import Crew, Stop, Worker, WorkerState
 from manyhands.core.deadlines import BatchIsLate, Deadlines, DelayOver, ItemIsDue, JobIsUnwanted, StartAgain, Timer
-from manyhands.core.jobs import Job, batch_of
+from manyhands.core.jobs import batch_of
 from manyhands.core.states import State
-from manyhands.core.tasks import Batch, Failure, Span, Success, Tries, WorkerEnd
-from manyhands.core.turns import Turns
+from manyhands.core.tasks import Batch, Failure, Success, Tries, WorkerEnd
+from manyhands.core.workload import Workload
 from manyhands.errors import WorkerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from manyhands.core.jobs import Job
+
 __all__ = ["Scheduler"]
 
-BATCHES_PER_WORKER = 2  # one runs, one waits in its pipe, so that a worker never waits for the parent
 MAX_START_FAILURES = 5  # in a row, without a report from any worker in between: then the pool fails instead of storming
 START_PAUSE_S = 0.05  # before the first further try to start a worker; doubled each time, up to 0.8 s
 ASK_AGAIN_S = 0.01  # when a late item could not be told apart from its neighbours yet
-FEW_TIMERS = 1000  # so many may be stale before they are looked through
 
 
 class Scheduler:
@@ -37,22 +37,29 @@ class Scheduler:
         max_workers: most workers at a time.
         can_stop: workers of this kind can be stopped by force.
         max_tasks_per_worker: a worker retires after so many; None: no limit.
+
+    Attributes:
+        workload: the jobs and what waits in them.
+        crew: the workers, and which of them is free.
+        batches: by id, what is with a worker.
+        timers: what is to be looked at when (I7); stale ones among them.
+        now: when the last event was handled.
+        closing: workers retire when all is done.
+        start_failures: workers in a row that died before they did anything, volleys counted once.
+        starts_again_at: no worker is started before.
     """
 
     def __init__(self, max_workers: int, *, can_stop: bool, max_tasks_per_worker: int | None = None) -> None:
-        self.jobs: dict[int, Job] = {}
+        self.timers: Deadlines[Timer] = Deadlines(self._means_something)
+        self.workload = Workload(self.timers)
         self.crew = Crew(max_workers, max_tasks_per_worker)
         self.batches: dict[int, Batch] = {}
-        self.timers: Deadlines[Timer] = Deadlines()
-        self.failure: BaseException | None = None
+        self.now = 0.0
         self.closing = False
+        self.start_failures = 0
+        self.starts_again_at = 0.0
         self._can_stop = can_stop
-        self._turns = Turns()
         self._next_batch_id = 1
-        self._start_failures = 0
-        self._starts_again_at = 0.0
-        self._many_timers = FEW_TIMERS
-        self._now = 0.0
         self._actions: list[ev.Action] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.JobOpened: self._job_opened,
@@ -69,7 +76,7 @@ class Scheduler:
             ev.TimePassed: self._time_passed,
             ev.PoolFailed: self._pool_failed,
             ev.PoolClosed: self._pool_closed,
-            DelayOver: self._delay_over,
+            DelayOver: lambda timer: self.workload.delay_over(timer.job_id, timer.span),
             BatchIsLate: self._batch_is_late,
             ItemIsDue: self._item_is_due,
             JobIsUnwanted: self._job_is_unwanted,
@@ -80,15 +87,25 @@ class Scheduler:
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
         """Take one event, change the state, and return what is to be done, in order."""
-        self._now = now
+        self.now = now
         actions: list[ev.Action] = []
-        self._actions = actions
+        self._actions = self.workload.actions = actions
         self._handlers[type(event)](event)
-        if self._turns:
+        if self.workload.turns:
             self._dispatch()
         if self.closing and self.crew.workers:
             self._retire_idle_workers()
         return actions
+
+    @property
+    def jobs(self) -> dict[int, Job]:
+        """The jobs that have not ended, by id."""
+        return self.workload.jobs
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the pool has failed, if it has."""
+        return self.workload.failure
 
     @property
     def next_deadline(self) -> float | None:
@@ -108,94 +125,49 @@ class Scheduler:
     # ---- jobs and tasks ---------------------------------------------------------------------------------------------------
 
     def _job_opened(self, event: ev.JobOpened) -> None:
-        self.jobs[event.job_id] = Job(event.job_id, event.policy)
+        self.workload.open(event.job_id, event.policy)
 
     def _tasks_added(self, event: ev.TasksAdded) -> None:
-        job = self.jobs[event.job_id]
-        job.add(event.start, event.items, event.payload_bytes)
-        if job.cancelled:
-            self._drop_waiting(job, State.CANCELLED, None)
-        elif self.failure is not None:
-            self._drop_waiting(job, State.FAILED, self.failure)
-        else:
-            self._turns.join(job)
+        self.workload.add(self.jobs[event.job_id], event.start, event.items, event.payload_bytes)
 
     def _job_closed(self, event: ev.JobClosed) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
             job.closed = True
-            self._end_job_if_done(job)
+            self.workload.end_if_done(job)
 
     def _job_cancelled(self, event: ev.JobCancelled) -> None:
         job = self.jobs.get(event.job_id)
         if job is None:
             return
-        unwanted_at = self._now + event.stop_after_s
+        if event.grace_s is not None:
+            job.grace_s = event.grace_s
+        unwanted_at = self.now + event.stop_after_s
         if job.unwanted_at is None or unwanted_at < job.unwanted_at:
             job.unwanted_at = unwanted_at
-        self._cancel(job)
+        self.workload.cancel(job)
         if job.unfinished and self._can_stop:
-            self._set_timer(unwanted_at, JobIsUnwanted(job.id))
+            self.timers.add(unwanted_at, JobIsUnwanted(job.id))
         for worker in self.crew:
             if any(batch.job_id == job.id for batch in worker.batches):
                 self._recall(worker)
-        self._end_job_if_done(job)
-
-    def _cancel(self, job: Job) -> None:
-        job.closed = job.cancelled = True
-        self._drop_waiting(job, State.CANCELLED, None)
+        self.workload.end_if_done(job)
 
     def _task_cancelled(self, event: ev.TaskCancelled) -> None:
         job = self.jobs.get(event.job_id)
-        if job is None:
-            return
-        if (tries := job.remove(event.index)) is not None:
-            self._conclude(job, event.index, 1, State.READY, State.CANCELLED, None, tries.begun, 0)
-            if not job.backlog:
-                self._turns.leave(job)
-        elif (span := next((span for span in job.delayed if span.start == event.index), None)) is not None:
-            del job.delayed[span]
-            self._conclude(job, event.index, 1, State.DELAYED, State.CANCELLED, None, span.tries.begun, 0)
-        self._end_job_if_done(job)
+        if job is not None:
+            self.workload.cancel_task(job, event.index)
 
     def _outcomes_taken(self, event: ev.OutcomesTaken) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None:
             job.untaken -= event.count
 
-    def _drop_waiting(self, job: Job, state: State, result: BaseException | None) -> None:
-        """Give all tasks of a job that are READY or DELAYED an outcome without (another) try."""
-        self._turns.leave(job)
-        for span in job.drop_backlog():
-            self._conclude(job, span.start, len(span.items), State.READY, state, result, span.tries.begun, 0)
-        for span in job.delayed:
-            self._conclude(job, span.start, len(span.items), State.DELAYED, state, result, span.tries.begun, 0)
-        job.delayed.clear()
-
-    def _conclude(
-        self,
-        job: Job,
-        start: int,
-        count: int,
-        before: State,
-        state: State,
-        result: Success | Failure | WorkerEnd | BaseException | None,
-        attempts: int,
-        worker_id: int,
-    ) -> None:
-        """Give `count` tasks their one outcome."""
-        job.move(count, before, state, at=start)
-        self._actions.append(ev.Deliver(job.id, start, count, state, result, attempts, worker_id))
-
-    def _end_job_if_done(self, job: Job) -> None:
-        if job.closed and not job.unfinished and self.jobs.pop(job.id, None) is not None:
-            self._actions.append(ev.EndJob(job.id))
-
     # ---- sending ----------------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
         """Send batches while there is work and a worker to take it (I6)."""
-        crew, turns = self.crew, self._turns
+        crew, turns = self.crew, self.workload.turns
         while turns and crew.idle:
             worker = crew.workers[next(reversed(crew.idle))]
             if worker.may_take <= 0:
@@ -217,27 +189,27 @@ class Scheduler:
 
     def _send(self, worker: Worker, job: Job) -> None:
         span = job.cut(self.crew.limit, worker.may_take)
-        batch = batch_of(span, batch_id=self._next_batch_id, job_id=job.id, worker_id=worker.id, sent_at=self._now)
+        batch = batch_of(span, batch_id=self._next_batch_id, job_id=job.id, worker_id=worker.id, sent_at=self.now)
         self._next_batch_id += 1
         self.batches[batch.id] = batch
         job.move(len(batch.items), State.READY, State.RUNNING, at=batch.start)
         self.crew.give(worker, batch)
-        self._turns.leave(job)
-        self._turns.join(job)
+        self.workload.turns.leave(job)
+        self.workload.turns.join(job)
         self._actions.append(ev.SendBatch(worker.id, batch))
         if len(batch.items) > 1 or len(worker.batches) > 1:
             after_s = job.sizer.late_after_s(sum(len(sent.items) for sent in worker.batches))
-            self._set_timer(self._now + after_s, BatchIsLate(batch.id, after_s))
+            self.timers.add(self.now + after_s, BatchIsLate(batch.id, after_s))
         if job.policy.timeout_s is not None:
-            self._set_timer(self._now + job.policy.timeout_s, ItemIsDue(batch.id))
+            self.timers.add(self.now + job.policy.timeout_s, ItemIsDue(batch.id))
 
     # ---- workers come and go ----------------------------------------------------------------------------------------------
 
     def _start_workers(self) -> None:
         """Start workers for what nobody can take now. Each is sent its first batch at once, and runs it as soon as it is up."""
-        crew, turns = self.crew, self._turns
-        while turns and len(crew.workers) < crew.limit and self._now >= self._starts_again_at:
-            if self._start_failures and any(worker.state is WorkerState.STARTING for worker in crew):
+        crew, turns = self.crew, self.workload.turns
+        while turns and len(crew.workers) < crew.limit and self.now >= self.starts_again_at:
+            if self.start_failures and any(worker.state is WorkerState.STARTING for worker in crew):
                 return  # one at a time, until one succeeds
             worker = crew.hire()
             self._actions.append(ev.StartWorker(worker.id, worker.slot))
@@ -249,7 +221,7 @@ class Scheduler:
 
     def _retire_idle_workers(self) -> None:
         """Once the pool is closed, a worker that has nothing to do and will get nothing to do ends."""
-        if not self._turns and not any(job.delayed for job in self.jobs.values()):
+        if not self.workload.turns and not any(job.delayed for job in self.jobs.values()):
             for worker_id in list(self.crew.idle):
                 self._retire(self.crew.workers[worker_id])
 
@@ -273,33 +245,32 @@ class Scheduler:
             else:  # all of what was sent before the running batch has begun, nothing of what was sent after it
                 self._take_apart(batch, worker, event.end, begun=len(batch.items) if has_begun else 0)
         if event.running is not None:
-            self._start_failures = 0
-        elif worker.stop is None and (worker.batches or worker.state is WorkerState.STARTING):
+            self.start_failures = 0
+        elif (worker.batches or worker.state is WorkerState.STARTING) and not worker.has_reported and worker.stop is None:
             self._start_failed(event.end)
 
     def _start_failed(self, end: WorkerEnd) -> None:
         """A worker died before it did anything."""
-        self._start_failures += 1
-        if self._start_failures >= MAX_START_FAILURES and not self.crew.workers:
-            text = f"no worker could be started, {self._start_failures} times in a row; the last one: {end.reason or end}"
+        if self.now < self.starts_again_at:
+            return  # it was started together with another one that failed: one volley counts once
+        self.start_failures += 1
+        if self.start_failures >= MAX_START_FAILURES and not self.crew.workers:
+            text = f"no worker could be started, {self.start_failures} times in a row; the last one: {end.reason or end}"
             self._pool_failed(ev.PoolFailed(WorkerStartError(text)))
             return
-        self._starts_again_at = self._now + START_PAUSE_S * 2.0 ** (min(self._start_failures, MAX_START_FAILURES) - 1)
-        self._set_timer(self._starts_again_at, StartAgain())
+        self.starts_again_at = self.now + START_PAUSE_S * 2.0 ** (min(self.start_failures, MAX_START_FAILURES) - 1)
+        self.timers.add(self.starts_again_at, StartAgain())
 
     def _pool_failed(self, event: ev.PoolFailed) -> None:
-        self.failure = event.error
-        for job in list(self.jobs.values()):
-            self._drop_waiting(job, State.FAILED, event.error)
-            self._end_job_if_done(job)
+        self.workload.fail(event.error)
 
     def _pool_closed(self, event: ev.PoolClosed) -> None:
         self.closing = True
         for job in list(self.jobs.values()):
             job.closed = True
             if event.cancel:
-                self._cancel(job)
-            self._end_job_if_done(job)
+                self.workload.cancel(job)
+            self.workload.end_if_done(job)
         if event.cancel:
             for worker in self.crew:
                 self._recall(worker)
@@ -314,7 +285,8 @@ class Scheduler:
         if batch.abandoned:
             self._end_batch(batch, worker)  # its outcome was given when its time was over (I3)
             return
-        self._start_failures = 0
+        worker.has_reported = True
+        self.start_failures = 0
         job = self.jobs[batch.job_id]
         for result in event.results:
             count = result.count if type(result) is Success else 1
@@ -322,7 +294,7 @@ class Scheduler:
             batch.done += count
         if not batch.left:
             self._end_batch(batch, worker)
-        self._end_job_if_done(job)
+        self.workload.end_if_done(job)
 
     def _report(self, job: Job, batch: Batch, worker: Worker, result: Success | Failure, count: int) -> None:
         """The next `count` tasks of the batch have ended as `result` says."""
@@ -334,48 +306,13 @@ class Scheduler:
             job.move(1, State.STOPPING, State.RUNNING, at=batch.start + stop.offset)
             worker.stop = Stop(0, 0, stop.reason)
         if type(result) is Success:
-            self._conclude(job, start, count, State.RUNNING, State.SUCCEEDED, result, batch.tries.begun + 1, worker.id)
+            self.workload.conclude(job, start, count, State.RUNNING, State.SUCCEEDED, result, batch.tries.begun + 1, worker.id)
         else:
-            self._settle(job, batch, batch.done, State.RUNNING, State.FAILED, result)
-
-    def _settle(
-        self, job: Job, batch: Batch, offset: int, before: State, state: State, result: Failure | WorkerEnd | None
-    ) -> None:
-        """A try of one task did not succeed: give it another, or its outcome."""
-        tries = Tries(batch.tries.begun + 1, batch.tries.charged + 1)
-        start = batch.start + offset
-        if tries.charged > job.policy.retries or job.cancelled or self.failure is not None:
-            self._conclude(job, start, 1, before, state, result, tries.begun, batch.worker_id)
-            return
-        span = Span(start, [batch.items[offset]], tries=tries, bytes_each=batch.bytes_each)
-        delay_s = job.policy.delay_before(tries.charged + 1)
-        if delay_s > 0:
-            job.move(1, before, State.DELAYED, at=start)
-            job.delayed[span] = None
-            self._set_timer(self._now + delay_s, DelayOver(job.id, span))
-        else:
-            job.move(1, before, State.READY, at=start)
-            job.put_first(span)
-            self._turns.join(job)
+            self.workload.settle(job, batch, batch.done, State.RUNNING, State.FAILED, result, self.now)
 
     def _end_batch(self, batch: Batch, worker: Worker) -> None:
         del self.batches[batch.id]
         self.crew.take(worker, batch)
-
-    def _put_back(self, job: Job, span: Span, before: State = State.RUNNING) -> None:
-        """Tasks that did not begin, or whose worker died for another's sake, wait again, in front."""
-        if not span.items:
-            return
-        count = len(span.items)
-        if job.cancelled:
-            self._conclude(job, span.start, count, before, State.CANCELLED, None, span.tries.begun, 0)
-        elif self.failure is not None:
-            job.move(count, before, State.READY, at=span.start)
-            self._conclude(job, span.start, count, State.READY, State.FAILED, self.failure, span.tries.begun, 0)
-        else:
-            job.move(count, before, State.READY, at=span.start)
-            job.put_first(span)
-            self._turns.join(job)
 
     def _batch_returned(self, event: ev.BatchReturned) -> None:
         batch = self.batches.get(event.batch_id)
@@ -385,11 +322,11 @@ class Scheduler:
         worker = self.crew.workers[batch.worker_id]
         if worker.allowance is not None:
             worker.allowance += event.count
-        self._put_back(job, batch.give_back(event.count))
+        self.workload.put_back(job, batch.give_back(event.count))
         if not batch.left:
             self._end_batch(batch, worker)
         self.crew.single.pop(worker.id, None)  # nothing is sent ahead until what it runs has ended
-        self._end_job_if_done(job)
+        self.workload.end_if_done(job)
 
     def _take_apart(self, batch: Batch, worker: Worker, end: WorkerEnd, *, begun: int, culprit: int = -1) -> None:
         """The worker of a batch died, when `begun` of its tasks had begun, and at the one with the offset `culprit`, if at any.
@@ -411,27 +348,19 @@ class Scheduler:
             before, state = State.STOPPING, stop.reason
         begun = max(begun, culprit + 1, batch.done)
         again = Tries(batch.tries.begun + 1, batch.tries.charged)
-        self._put_back(job, batch.give_back(len(batch.items) - begun))
+        self.workload.put_back(job, batch.give_back(len(batch.items) - begun))
         if culprit >= batch.done:
-            self._put_back(job, batch.give_back(begun - culprit - 1, tries=again))
-            self._settle(job, batch, culprit, before, state, end)
+            self.workload.put_back(job, batch.give_back(begun - culprit - 1, tries=again))
+            self.workload.settle(job, batch, culprit, before, state, end, self.now)
             batch.items.pop()
-        self._put_back(job, batch.give_back(batch.left, tries=again))
-        self._end_job_if_done(job)
+        self.workload.put_back(job, batch.give_back(batch.left, tries=again))
+        self.workload.end_if_done(job)
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 
     def _time_passed(self, _: ev.TimePassed) -> None:
-        for timer in self.timers.take_due(self._now):
+        for timer in self.timers.take_due(self.now):
             self._handlers[type(timer)](timer)
-
-    def _delay_over(self, timer: DelayOver) -> None:
-        job = self.jobs.get(timer.job_id)
-        if job is not None and timer.span in job.delayed:
-            del job.delayed[timer.span]
-            job.move(1, State.DELAYED, State.READY, at=timer.span.start)
-            job.put_first(timer.span)
-            self._turns.join(job)
 
     def _batch_is_late(self, timer: BatchIsLate) -> None:
         batch = self.batches.get(timer.batch_id)
@@ -439,9 +368,9 @@ class Scheduler:
             return
         worker = self.crew.workers[batch.worker_id]
         self._recall(worker)
-        self._set_timer(self._now + 2 * timer.after_s, BatchIsLate(batch.id, 2 * timer.after_s))
+        self.timers.add(self.now + 2 * timer.after_s, BatchIsLate(batch.id, 2 * timer.after_s))
         job = self.jobs.get(batch.job_id)
-        if job is not None and job.unwanted_at is not None and job.unwanted_at <= self._now:
+        if job is not None and job.unwanted_at is not None and job.unwanted_at <= self.now:
             self._ask(worker)  # it was behind another batch when its job became unwanted
 
     def _recall(self, worker: Worker) -> None:
@@ -469,9 +398,9 @@ class Scheduler:
         if worker.stop is not None or due_at is None:
             return
         if not batch.done <= event.offset < len(batch.items):  # it is between two items, or has not begun the batch
-            self._set_timer(self._now + ASK_AGAIN_S, ItemIsDue(batch.id))
-        elif due_at > self._now:
-            self._set_timer(due_at, ItemIsDue(batch.id))
+            self.timers.add(self.now + ASK_AGAIN_S, ItemIsDue(batch.id))
+        elif due_at > self.now:
+            self.timers.add(due_at, ItemIsDue(batch.id))
         elif self._can_stop:
             self._stop(job, batch, worker, event.offset, reason)
         else:
@@ -491,7 +420,7 @@ class Scheduler:
         job.move(1, State.RUNNING, State.STOPPING, at=batch.start + offset)
         worker.stop = Stop(batch.id, offset, reason)
         self.crew.single.pop(worker.id, None)
-        self._actions.append(ev.StopWorker(worker.id, batch.id, job.policy.grace_s))
+        self._actions.append(ev.StopWorker(worker.id, batch.id, job.grace_s))
 
     def _abandon(self, job: Job, batch: Batch, worker: Worker, offset: int) -> None:
         """Free the caller of a task that cannot be stopped; its worker keeps the slot until it ends (I2)."""
@@ -499,21 +428,16 @@ class Scheduler:
         if batch.done == offset == len(batch.items) - 1:
             batch.abandoned = True
             self.crew.single.pop(worker.id, None)
-            self._conclude(job, batch.start + offset, 1, State.RUNNING, State.TIMED_OUT, None, batch.tries.begun + 1, worker.id)
-            self._end_job_if_done(job)
+            attempts = batch.tries.begun + 1
+            self.workload.conclude(job, batch.start + offset, 1, State.RUNNING, State.TIMED_OUT, None, attempts, worker.id)
+            self.workload.end_if_done(job)
         else:
-            self._set_timer(self._now + ASK_AGAIN_S, ItemIsDue(batch.id))
+            self.timers.add(self.now + ASK_AGAIN_S, ItemIsDue(batch.id))
 
     def _job_is_unwanted(self, timer: JobIsUnwanted) -> None:
         for worker in self.crew:
             if worker.batches and worker.batches[0].job_id == timer.job_id:
                 self._ask(worker)
-
-    def _set_timer(self, at: float, timer: Timer) -> None:
-        self.timers.add(at, timer)
-        if len(self.timers) > self._many_timers:  # a million short tasks with a time-out of an hour leave a million stale ones
-            self.timers.keep(self._means_something)
-            self._many_timers = max(FEW_TIMERS, 2 * len(self.timers))
 
     def _means_something(self, timer: Timer) -> bool:
         if isinstance(timer, BatchIsLate | ItemIsDue):

@@ -239,7 +239,7 @@ def _error_from(record: _Record) -> BaseException:
 
 
 def _stand_in(type_name: str, text: str, notes: list[str], reason: str) -> BaseException:
-    from manyhands.errors import RemoteError
+    from manyhands.errors import RemoteError  # as in `unpack_failure`
 
     error = RemoteError(f"{type_name}: {text}" if text else type_name, type_name=type_name, text=text)
     for note in notes:

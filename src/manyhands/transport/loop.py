@@ -154,8 +154,10 @@ class IoLoop:
             calls.clear()
             assert selector is not None
             for key, events in selector.select(wait_s):
-                callback = key.data
-                self._guarded(lambda callback=callback, events=events: callback(events))  # type: ignore[misc]
+                # 1. Two descriptors are ready. 2. What is done for the first one closes the second, and perhaps opens another file
+                # with its number. 3. The key of the second is no longer registered, so nobody is called for it.
+                if selector.get_map().get(key.fd) is key:
+                    self._guarded(key.data, events)
             with self._lock:
                 self._is_awake = True
 
@@ -174,10 +176,10 @@ class IoLoop:
         return max(self._timers[0].at - time.monotonic(), 0.0) if self._timers else None
 
     @staticmethod
-    def _guarded(call: Callable[[], None]) -> None:
+    def _guarded(call: Callable[..., None], *arguments: int) -> None:
         """One callback's bug must not stop all others."""
         try:
-            call()
+            call(*arguments)
         except Exception:
             sys.excepthook(*sys.exc_info())
 

@@ -1,0 +1,235 @@
+"""Run programs: `run` waits for the end, `start` gives a handle at once. Both are tasks of the same engine as everything else."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.commands import Command, CompletedCommand
+from manyhands.core.events import Deliver, JobCancelled, JobClosed
+from manyhands.core.states import State
+from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.engine.engine import Engine
+from manyhands.errors import TaskTimeout, UsageError
+from manyhands.workers.commands import CommandWorkers, Finished, Launch
+from manyhands.workers.protocol import CallStyle, Work
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["RunningCommand", "run", "start"]
+
+UNLIMITED = 1 << 30  # `start` starts at once; to limit how many run at a time is what `manyhands run` and pools are for
+POLICY = Policy(batch_size=1)
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+
+
+def run(
+    args: Sequence[str | bytes | os.PathLike[str]],
+    *,
+    input: str | bytes | None = None,
+    text: bool = True,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    grace: float = 1.0,
+    check: bool = False,
+) -> CompletedCommand:
+    """Run a program to its end.
+
+    Args:
+        args: the program and its arguments. No shell is involved; for a shell, run `["sh", "-c", script, "sh", *values]`.
+        input: for its standard input; None: the null device.
+        text: give and take `str`, in UTF-8 (what is no UTF-8 survives as surrogate escapes); False: bytes.
+        cwd: folder to start in.
+        env: the whole environment; None: that of this process.
+        timeout: seconds; then the program and its children are stopped: SIGTERM, and SIGKILL after `grace` seconds.
+        grace: see `timeout`; 0: SIGKILL at once.
+        check: raise when the exit status is not 0.
+
+    Returns:
+        Status, output, times and peak memory.
+
+    Raises:
+        TaskTimeout: it ran too long; `completed` has what it wrote until then.
+        subprocess.CalledProcessError: its exit status is not 0, and `check` was asked for.
+        OSError: it could not be started: not found, not executable, arguments too long.
+    """
+    command = start(args, input=input, text=text, cwd=cwd, env=env, timeout=timeout, grace=grace)
+    try:
+        completed = command.wait()
+    except BaseException:
+        command.stop(grace=0)  # Ctrl-C: it shall not outlive the caller's interest
+        raise
+    if check and completed.returncode != 0:
+        raise subprocess.CalledProcessError(completed.returncode, list(args), completed.stdout, completed.stderr)
+    return completed
+
+
+def start(
+    args: Sequence[str | bytes | os.PathLike[str]],
+    *,
+    input: str | bytes | None = None,
+    text: bool = True,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    grace: float = 1.0,
+) -> RunningCommand:
+    """Start a program, and go on; the arguments are those of `run`.
+
+    A command that still runs when the program ends is stopped. Raises OSError when it cannot be started.
+    """
+    if isinstance(args, (str, bytes)) or not args:
+        raise UsageError(f'args must be a list such as ["echo", "hello"], not {args!r}; for a shell use ["sh", "-c", {args!r}]')
+    data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
+    words = tuple(_word(word) for word in args)
+    command = Command(args=words, cwd=None if cwd is None else str(cwd), env=env, input=data)
+    return RunningCommand(command, POLICY.replace(timeout_s=timeout, grace_s=grace), text=text)
+
+
+def _word(word: str | bytes | os.PathLike[str]) -> str | bytes:
+    if isinstance(word, (str, bytes)):
+        return word
+    if hasattr(word, "__fspath__"):
+        return word.__fspath__()
+    raise UsageError(f"each argument must be str, bytes or a path, not {word!r}; write str(...) round it")
+
+
+def _shared_engine() -> Engine:
+    global _engine
+    with _lock:
+        if _engine is None or _engine.is_foreign or _engine.is_closed:
+            _engine = Engine(CommandWorkers(), UNLIMITED, is_daemon=True)
+        return _engine
+
+
+class RunningCommand:
+    """A program that was started.
+
+    Attributes:
+        command: what runs.
+        future: gets the `CompletedCommand`; for `concurrent.futures.wait` and `asyncio.wrap_future`.
+    """
+
+    def __init__(self, command: Command, policy: Policy, *, text: bool) -> None:
+        self.command = command
+        self.future: Future[CompletedCommand] = Future()
+        self._policy = policy
+        self._text = text
+        self._engine = _shared_engine()
+        work = Work(None, CallStyle.ONE, policy)
+        self._job_id = self._engine.open_job(work, self)
+        self._pid = 0
+        self._has_started = threading.Event()
+        self._engine.add(self._job_id, 0, [Launch(command, self._on_start)])
+        self._engine.feed(JobClosed(self._job_id))
+        self._has_started.wait()
+        if not self._pid:
+            self.future.result()  # raises why it could not be started
+
+    def _on_start(self, pid: int) -> None:
+        self._pid = pid
+        self._has_started.set()
+
+    @property
+    def pid(self) -> int:
+        """The program's process id, which is that of its process group as well."""
+        return self._pid
+
+    def wait(self, timeout: float | None = None) -> CompletedCommand:
+        """Wait for the end.
+
+        Raises:
+            TimeoutError: `timeout` seconds have passed; the program goes on.
+            TaskTimeout, OSError: as `run`.
+        """
+        try:
+            return self.future.result(timeout)
+        except FutureTimeout:
+            if self.future.done():
+                raise
+            raise TimeoutError(f"{self.command.args[0]!r} still runs after {timeout:g} s") from None
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        if not self.future.done():
+            return None
+        error = self.future.exception()
+        if error is not None:
+            raise error
+        return self.future.result().returncode
+
+    def stop(self, *, grace: float = 1.0) -> None:
+        """Stop the program and its children: SIGTERM, and SIGKILL after `grace` seconds. Returns at once."""
+        self._engine.feed(JobCancelled(self._job_id, 0.0, grace))
+
+    def deliver(self, delivery: Deliver) -> None:
+        """Take the outcome from the engine."""
+        try:
+            self._deliver(delivery)
+        finally:
+            self._has_started.set()
+
+    def _deliver(self, delivery: Deliver) -> None:
+        result = delivery.result
+        if isinstance(result, Success):
+            self.future.set_result(self._completed(result.payload[0]))
+        elif isinstance(result, Failure) and isinstance(result.payload, Finished):
+            self._deliver_failed(result.payload)
+        elif isinstance(result, Failure):
+            self.future.set_exception(result.payload)
+        elif isinstance(result, WorkerEnd) and isinstance(result.left_behind, Finished):
+            self._deliver_stopped(delivery.state, self._completed(result.left_behind))
+        else:  # stopped before it began
+            self.future.cancel()
+            self.future.set_running_or_notify_cancel()
+
+    def _deliver_failed(self, finished: Finished) -> None:
+        lost = finished.stdout.error or finished.stderr.error
+        if lost is not None:
+            lost.add_note("while the output of the command was kept in a temporary file")
+            self.future.set_exception(lost)
+        else:
+            self.future.set_result(self._completed(finished))
+
+    def _deliver_stopped(self, state: State, completed: CompletedCommand) -> None:
+        if state is not State.TIMED_OUT:
+            self.future.set_result(completed)
+            return
+        timeout_s = self._policy.timeout_s or 0.0
+        error = TaskTimeout(f"{completed.args[0]!r} ran longer than {timeout_s:g} s and was stopped", timeout_s=timeout_s)
+        error.completed = completed
+        self.future.set_exception(error)
+
+    def _completed(self, finished: Finished) -> CompletedCommand:
+        return completed_command(finished, text=self._text)
+
+
+def completed_command(finished: Finished, *, text: bool) -> CompletedCommand:
+    """Make the public value of what the worker reported."""
+    stdout: Any = finished.stdout.read()
+    stderr: Any = finished.stderr.read()
+    finished.stdout.close()
+    finished.stderr.close()
+    if text:
+        stdout = stdout.decode("utf-8", "surrogateescape")
+        stderr = stderr.decode("utf-8", "surrogateescape")
+    return CompletedCommand(
+        args=finished.command.args,
+        returncode=finished.returncode,
+        stdout=stdout,
+        stderr=stderr,
+        pid=finished.pid,
+        started_at=finished.started_at,
+        duration_s=finished.duration_s,
+        user_cpu_s=finished.user_cpu_s,
+        system_cpu_s=finished.system_cpu_s,
+        peak_memory_bytes=finished.peak_memory_bytes,
+    )

@@ -1,0 +1,367 @@
+"""What must hold after every event, made executable. For tests: each check looks at everything.
+
+ I1 a task is in exactly the collection that its state names
+ I2 no more workers than slots, no slot twice, one running batch for each worker
+ I3 a final state never changes
+ I4 every task gets exactly one outcome
+ I5 what names something that is over changes nothing
+ I6 no worker idles, and no start is left out, while a task that could run waits
+ I7 whatever waits for time to pass has a timer
+ I8 what is under way, and what was not yet taken, stays within its limits
+ I9 what the shell believes to be with the workers is what the core believes
+
+`check` sees I1, I2, I6 to I9 in one state of the scheduler; the others are about what happens from event to event: `Ledger` keeps
+account from outside, and `CheckedScheduler` does all of it around every event.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from manyhands.core import events as ev
+from manyhands.core.crew import BATCHES_PER_WORKER, WorkerState
+from manyhands.core.deadlines import BatchIsLate, DelayOver, ItemIsDue, StartAgain
+from manyhands.core.scheduler import MAX_START_FAILURES, Scheduler
+from manyhands.core.states import FINAL, State
+from manyhands.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from manyhands.core.crew import Worker
+    from manyhands.core.jobs import Job
+
+__all__ = ["Belief", "CheckedScheduler", "Ledger", "check"]
+
+Belief = dict[int, list[tuple[int, int]]]
+"""For each living worker, by id: (batch id, tasks whose end was not reported) of each batch that it has, in the order sent."""
+
+
+def check(scheduler: Scheduler, *, believed_running: Mapping[int, Sequence[tuple[int, int]]] | None = None) -> None:
+    """Raise `InternalError` when an invariant does not hold; the message is the story.
+
+    Args:
+        scheduler: between two events.
+        believed_running: what the shell knows to be with its workers, see `Belief`.
+    """
+    _check_batches(scheduler)
+    for job in scheduler.jobs.values():
+        _check_places(scheduler, job)
+        _check_limits(job)
+    _check_crew(scheduler)
+    _check_nothing_idles(scheduler)
+    _check_timers(scheduler)
+    if believed_running is not None:
+        _check_belief(scheduler, believed_running)
+
+
+def _broken(invariant: str, text: str, scheduler: Scheduler) -> InternalError:
+    return InternalError(f"{invariant} does not hold: {text}\n{story_of(scheduler)}")
+
+
+def story_of(scheduler: Scheduler) -> str:
+    """All that the scheduler knows, one line for each thing."""
+    lines = [f"now {scheduler.now:.6f}, closing {scheduler.closing}, failure {scheduler.failure!r}"]
+    for job in scheduler.jobs.values():
+        counts = ", ".join(f"{state}: {count}" for state, count in job.counts.items() if count)
+        waiting = ", ".join(f"{span.start}:{span.stop} {tuple(span.tries)}" for span in job.backlog)
+        delayed = ", ".join(f"{span.start}" for span in job.delayed)
+        flags = f"closed {job.closed}, cancelled {job.cancelled}, untaken {job.untaken}"
+        lines.append(f"job {job.id}: {counts or 'empty'}; {flags}; backlog [{waiting}]; delayed [{delayed}]")
+    for worker in scheduler.crew:
+        batches = ", ".join(
+            f"{batch.id} (job {batch.job_id}, {batch.start}+{batch.done}/{len(batch.items)})" for batch in worker.batches
+        )
+        lines.append(f"worker {worker.id}: {worker.state}, slot {worker.slot}, {worker.stop}; batches [{batches}]")
+    return "\n".join(lines)
+
+
+# ---- one state ----------------------------------------------------------------------------------------------------------------
+
+
+def _check_batches(scheduler: Scheduler) -> None:
+    """I1: a batch is with exactly one living worker, or nowhere."""
+    held = [(batch.id, worker.id) for worker in scheduler.crew for batch in worker.batches]
+    known = [(batch.id, batch.worker_id) for batch in scheduler.batches.values()]
+    if not (sorted(held) == sorted(known)):
+        raise _broken("I1", f"workers hold (batch, worker) {held}, the scheduler knows {known}", scheduler)
+    for batch in scheduler.batches.values():
+        is_alive = batch.job_id in scheduler.jobs or batch.abandoned
+        if not (batch.left > 0 and is_alive):
+            raise _broken("I1", f"batch {batch.id} has nothing left to do", scheduler)
+
+
+def _check_places(scheduler: Scheduler, job: Job) -> None:
+    """I1: the counts agree with the collections, and no task is at two places."""
+    mine = [batch for batch in scheduler.batches.values() if batch.job_id == job.id and not batch.abandoned]
+    stops = [worker.stop.batch_id for worker in scheduler.crew if worker.stop is not None]
+    stopping = sum(batch.id in stops for batch in mine)
+    seen = {
+        State.READY: sum(len(span.items) for span in job.backlog),
+        State.DELAYED: sum(len(span.items) for span in job.delayed),
+        State.RUNNING: sum(batch.left for batch in mine) - stopping,
+        State.STOPPING: stopping,
+    }
+    counted = {state: job.counts[state] for state in seen}
+    if not (seen == counted):
+        raise _broken("I1", f"job {job.id} counts {counted}, but there are {seen}", scheduler)
+    places = [(span.start, span.stop) for span in (*job.backlog, *job.delayed)]
+    places += [(batch.start + batch.done, batch.start + len(batch.items)) for batch in mine]
+    last = 0
+    for start, stop in sorted(places):
+        if not (last <= start < stop):
+            raise _broken("I1", f"tasks {start} to {stop - 1} of job {job.id} overlap others, or are none", scheduler)
+        last = stop
+
+
+def _check_limits(job: Job) -> None:
+    """I8, for one job; the limit of batches for each worker is checked with the crew."""
+    ended = sum(job.counts[state] for state in FINAL)
+    if not 0 <= job.untaken <= ended:
+        raise InternalError(f"I8 does not hold: {job.untaken} of the {ended} outcomes of job {job.id} were not taken")
+    window = job.policy.window
+    if window is not None and job.unfinished + job.untaken > window:
+        raise InternalError(f"I8 does not hold: job {job.id} has {job.unfinished} + {job.untaken} tasks in a window of {window}")
+
+
+def _check_crew(scheduler: Scheduler) -> None:
+    """I2, I8: slots, states and limits of the workers."""
+    crew = scheduler.crew
+    slots = [worker.slot for worker in crew]
+    if not (len(set(slots)) == len(slots) <= crew.limit):
+        raise _broken("I2", f"slots {slots} of {crew.limit} are taken", scheduler)
+    if not (all(0 < slot <= crew.limit for slot in slots)):
+        raise _broken("I2", f"slots {slots} of {crew.limit} are taken", scheduler)
+    for worker in crew:
+        problem = _problem_of(scheduler, worker)
+        if not (not problem):
+            raise _broken("I2", f"worker {worker.id} {problem}", scheduler)
+        if not (len(worker.batches) <= BATCHES_PER_WORKER):
+            raise _broken("I8", f"worker {worker.id} has too many batches", scheduler)
+        if not (worker.may_take >= 0):
+            raise _broken("I8", f"worker {worker.id} was given more tasks than it may take", scheduler)
+        for batch in worker.batches:
+            fixed = scheduler.jobs[batch.job_id].policy.batch_size if batch.job_id in scheduler.jobs else None
+            if not (fixed is None or len(batch.items) <= fixed):
+                raise _broken("I8", f"batch {batch.id} is larger than {fixed}", scheduler)
+    known = {*crew.idle, *crew.single}
+    if not (known <= crew.workers.keys()):
+        raise _broken("I2", f"of {sorted(known)} some do not live", scheduler)
+
+
+def _problem_of(scheduler: Scheduler, worker: Worker) -> str:
+    """Say what is wrong between a worker's state and what it has to do."""
+    crew, batches, state = scheduler.crew, worker.batches, worker.state
+    if (worker.id in crew.idle) != (state is WorkerState.IDLE):
+        return "is listed as idle and is not, or the other way round"
+    if worker.id in crew.single and (len(batches) != 1 or state is not WorkerState.BUSY or worker.stop or batches[0].abandoned):
+        return "is listed as one that may be sent a batch ahead, and may not"
+    if batches and state in (WorkerState.IDLE, WorkerState.RETIRING):
+        return f"has batches and is {state}"
+    if state is WorkerState.BUSY and not batches and worker.stop is None:
+        return "has nothing to do and is not idle"
+    stop = worker.stop
+    if stop is not None and stop.batch_id in scheduler.batches:
+        batch = scheduler.batches[stop.batch_id]
+        if batch.worker_id != worker.id or not batch.done <= stop.offset < len(batch.items):
+            return f"is being stopped for a task that it does not have: {stop}"
+    return ""
+
+
+def _check_nothing_idles(scheduler: Scheduler) -> None:
+    """I6."""
+    crew = scheduler.crew
+    queued = [job.id for job in scheduler.workload.turns]
+    waiting = [job.id for job in scheduler.jobs.values() if job.backlog]
+    _demand(
+        sorted(queued) == sorted(waiting), "I6", f"jobs {waiting} have READY tasks, jobs {queued} are in the queue", scheduler
+    )
+    ranks = [-scheduler.jobs[job_id].policy.priority for job_id in queued]
+    if not (ranks == sorted(ranks)):
+        raise _broken("I6", f"the queue {queued} is not in the order of priority", scheduler)
+    if queued:
+        if not (not crew.idle):
+            raise _broken("I6", f"workers {list(crew.idle)} idle while jobs {queued} have READY tasks", scheduler)
+        is_probing = scheduler.start_failures > 0 and any(worker.state is WorkerState.STARTING for worker in crew)
+        can_start = len(crew.workers) < crew.limit and scheduler.now >= scheduler.starts_again_at and not is_probing
+        if not (not can_start):
+            raise _broken("I6", "a worker could be started, and none is", scheduler)
+        given_up = scheduler.failure is not None or (scheduler.start_failures >= MAX_START_FAILURES and not crew.workers)
+        if not (not given_up):
+            raise _broken("I6", f"the pool has failed, and jobs {queued} still wait", scheduler)
+    elif scheduler.closing and not any(job.delayed for job in scheduler.jobs.values()):
+        if not (not crew.idle):
+            raise _broken("I6", f"workers {list(crew.idle)} are kept though the pool is closed and nothing waits", scheduler)
+    ended = [job.id for job in scheduler.jobs.values() if job.closed and not job.unfinished]
+    if not (not ended):
+        raise _broken("I6", f"jobs {ended} are over and were not ended", scheduler)
+
+
+def _check_timers(scheduler: Scheduler) -> None:
+    """I7."""
+    timers = list(scheduler.timers)
+    delays = {id(timer.span) for timer in timers if isinstance(timer, DelayOver)}
+    late = {timer.batch_id for timer in timers if isinstance(timer, BatchIsLate)}
+    for job in scheduler.jobs.values():
+        lost = [span.start for span in job.delayed if id(span) not in delays]
+        if not (not lost):
+            raise _broken("I7", f"tasks {lost} of job {job.id} wait for no timer", scheduler)
+    for worker in scheduler.crew:
+        # a task behind another is asked back in time
+        is_behind = [batch.id for offset, batch in enumerate(worker.batches) if batch.left + offset > 1]
+        if not (not is_behind or not late.isdisjoint(is_behind)):
+            raise _broken("I7", f"nobody looks after batches {is_behind}", scheduler)
+    if scheduler.workload.turns and scheduler.now < scheduler.starts_again_at:
+        if not (any(isinstance(timer, StartAgain) for timer in timers)):
+            raise _broken("I7", "the pause of starts has no end", scheduler)
+
+
+def _check_belief(scheduler: Scheduler, believed: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+    """I9."""
+    known = {worker.id: [(batch.id, batch.left) for batch in worker.batches] for worker in scheduler.crew}
+    shell = {worker_id: list(batches) for worker_id, batches in believed.items()}
+    if not (known == shell):
+        raise _broken("I9", f"the core believes (batch, left) {known}, the shell {shell}", scheduler)
+
+
+# ---- from event to event ------------------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """Keeps account of one scheduler from outside: what went in, what came out.
+
+    Attributes:
+        open: for each job that has not ended, the tasks that have no outcome.
+        outcomes: for each job, how many tasks have ended in each state.
+        asked: batches whose worker was asked for its progress and has not answered.
+    """
+
+    def __init__(self) -> None:
+        self.open: dict[int, set[int]] = {}
+        self.outcomes: dict[int, Counter[State]] = {}
+        self.asked: Counter[int] = Counter()
+        self.added = 0
+        self.delivered = 0
+        self._used: set[tuple[type[ev.Action], int]] = set()
+
+    def record(self, event: ev.Event, actions: Sequence[ev.Action]) -> None:
+        """Take note of one event and of what the scheduler made of it. Raises `InternalError` for what cannot be true."""
+        match event:
+            case ev.JobOpened(job_id):
+                self.open[job_id] = set()
+                self.outcomes[job_id] = Counter()
+            case ev.TasksAdded(job_id, start, items):
+                self.open[job_id].update(range(start, start + len(items)))
+                self.added += len(items)
+            case ev.ItemObserved(batch_id):
+                self.asked[batch_id] = max(0, self.asked[batch_id] - 1)
+        for action in actions:
+            self._record_action(action)
+
+    def _record_action(self, action: ev.Action) -> None:
+        match action:
+            case ev.Deliver():
+                self._record_delivery(action)
+            case ev.EndJob(job_id):
+                if self.open.pop(job_id, {0}):
+                    raise InternalError(
+                        f"I4 does not hold: job {job_id} was ended, and is over already or has tasks without outcome"
+                    )
+            case ev.StartWorker(worker_id):
+                self._use(ev.StartWorker, worker_id)
+            case ev.SendBatch(_, batch):
+                self._use(ev.SendBatch, batch.id)
+            case ev.StopWorker(worker_id):
+                self._use(ev.StopWorker, worker_id)
+            case ev.RetireWorker(worker_id):
+                self._use(ev.RetireWorker, worker_id)
+            case ev.AskProgress(_, batch_id):
+                self.asked[batch_id] += 1
+
+    def _use(self, kind: type[ev.Action], number: int) -> None:
+        if (kind, number) in self._used:
+            raise InternalError(f"I5 does not hold: a second {kind.__name__} for number {number}, which may have one only")
+        self._used.add((kind, number))
+
+    def _record_delivery(self, delivery: ev.Deliver) -> None:
+        job_id, start, count, state = delivery.job_id, delivery.start, delivery.count, delivery.state
+        tasks = set(range(start, start + count))
+        if not tasks <= self.open.get(job_id, set()):
+            raise InternalError(f"I4 does not hold: a second outcome, or one of no task: {delivery}")
+        if state not in FINAL:
+            raise InternalError(f"I3 does not hold: an outcome is delivered whose state is not final: {delivery}")
+        self.open[job_id] -= tasks
+        self.outcomes[job_id][state] += count
+        self.delivered += count
+
+    def check(self, scheduler: Scheduler) -> None:
+        """I3, I4: the scheduler's counts are the ledger's. I7: a task with a time-out is looked after."""
+        if not (self.open.keys() == scheduler.jobs.keys()):
+            raise _broken("I4", f"jobs {sorted(self.open)} have not ended", scheduler)
+        for job_id, job in scheduler.jobs.items():
+            counted = Counter({state: job.counts[state] for state in FINAL if job.counts[state]})
+            booked = self.outcomes[job_id]
+            if not (counted == booked):
+                raise _broken("I3", f"job {job_id} counts {dict(counted)}, delivered were {dict(booked)}", scheduler)
+            unfinished = len(self.open[job_id])
+            if not (job.unfinished == unfinished):
+                raise _broken("I4", f"{unfinished} tasks of job {job_id} have no outcome", scheduler)
+        looked_after = {timer.batch_id for timer in scheduler.timers if isinstance(timer, ItemIsDue)}
+        for batch in scheduler.batches.values():
+            if scheduler.crew.workers[batch.worker_id].stop is not None or batch.abandoned or self.asked[batch.id]:
+                continue
+            has_limit = scheduler.jobs[batch.job_id].policy.timeout_s is not None
+            if not (not has_limit or batch.id in looked_after):
+                raise _broken("I7", f"nobody watches the time of batch {batch.id}", scheduler)
+
+    def check_drained(self) -> None:
+        """Items in = outcomes out."""
+        lost = {job_id: sorted(tasks)[:10] for job_id, tasks in self.open.items() if tasks}
+        if lost or self.added != self.delivered:
+            raise InternalError(f"I4 does not hold: {self.added} tasks in, {self.delivered} outcomes out; without one: {lost}")
+
+
+class CheckedScheduler(Scheduler):
+    """A scheduler that checks every invariant around every event. As slow as that sounds: for tests.
+
+    Attributes:
+        ledger: its account.
+    """
+
+    def __init__(self, max_workers: int, *, can_stop: bool, max_tasks_per_worker: int | None = None) -> None:
+        super().__init__(max_workers, can_stop=can_stop, max_tasks_per_worker=max_tasks_per_worker)
+        self.ledger = Ledger()
+
+    def handle(self, event: ev.Event, now: float) -> list[ev.Action]:
+        is_stale = now == self.now and names_what_is_over(self, event)
+        before = list(_fingerprint(self)) if is_stale else []
+        actions = super().handle(event, now)
+        if is_stale:
+            if not (not actions):
+                raise _broken("I5", f"{event} is about what is over, and caused {actions}", self)
+            if not (before == list(_fingerprint(self))):
+                raise _broken("I5", f"{event} is about what is over, and changed something", self)
+        self.ledger.record(event, actions)
+        check(self)
+        self.ledger.check(self)
+        return actions
+
+
+def names_what_is_over(scheduler: Scheduler, event: ev.Event) -> bool:
+    """True for an event about a batch, worker or job that is no more."""
+    match event:
+        case ev.BatchProgressed(batch_id) | ev.BatchReturned(batch_id) | ev.ItemObserved(batch_id):
+            return batch_id not in scheduler.batches
+        case ev.WorkerStarted(worker_id) | ev.WorkerEnded(worker_id):
+            return worker_id not in scheduler.crew.workers
+        case ev.JobClosed(job_id) | ev.JobCancelled(job_id) | ev.TaskCancelled(job_id) | ev.OutcomesTaken(job_id):
+            return job_id not in scheduler.jobs
+    return False
+
+
+def _fingerprint(scheduler: Scheduler) -> Iterator[object]:
+    yield story_of(scheduler)
+    yield len(scheduler.timers)
+    yield (*scheduler.crew.idle, -1, *scheduler.crew.single)
+    yield (scheduler.start_failures, scheduler.starts_again_at)
