@@ -18,7 +18,7 @@ from manyhands.engine.cpus import cpu_count
 from manyhands.engine.engine import Engine
 from manyhands.engine.futures import Submissions
 from manyhands.errors import UsageError
-from manyhands.mapping import ErrorChoice, Stream, known_total, open_stream, outcome_stream, result_stream
+from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
 from manyhands.observe.progress import open_progress
 from manyhands.workers.serial import SerialWorkers
 from manyhands.workers.threads import ThreadWorkers
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Literal, ParamSpec, Self, TypeVar
 
     from manyhands.core.tasks import Outcome
+    from manyhands.engine.stream import Stream
     from manyhands.workers.protocol import Workers
 
     P = ParamSpec("P")

@@ -154,6 +154,8 @@ def test_values_of_a_batch_do_not_share_what_can_be_changed() -> None:
     first, second = payloads.unpack(payloads.pack([(shared, shared), (shared, shared)]))
     assert first[0] is first[1]
     assert first[0] is not second[0]
+    first, second = payloads.unpack(payloads.pack([shared, shared]))
+    assert first is not second
 
 
 def test_values_are_loaded_only_as_they_are_asked_for() -> None:
@@ -376,11 +378,10 @@ sys.stdout.buffer.write(pickle.dumps([payloads.pack(part) for part in results]))
 '''
 
 def in_worker(function, *parts, initializer=None):
-    request = (
-        initializer and payloads.dump_function(initializer),
-        payloads.dump_function(function),
-        [payloads.pack(part) for part in parts],
-    )
+    if callable(initializer):
+        initializer = payloads.dump_function(initializer)
+    packed = [part if isinstance(part, bytes) else payloads.pack(part) for part in parts]
+    request = initializer, payloads.dump_function(function), packed
     answer = subprocess.run([sys.executable, "-c", WORKER], input=pickle.dumps(request), capture_output=True)
     assert answer.returncode == 0, answer.stderr.decode()
     return [list(payloads.unpack(part)) for part in pickle.loads(answer.stdout)]
@@ -406,6 +407,7 @@ def test_functions_and_classes_of_a_script_travel_without_a_main_guard(run_scrip
     def step(value):
         return Row(value.number + OFFSET)
 
+    assert not payloads.is_by_reference(step) and not payloads.is_by_reference(Row)
     assert in_worker(step, [Row(1), Row(2)], [Row(3)]) == [[Row(101), Row(102)], [Row(103)]]
     assert in_worker(lambda row: row.colour, [Row(1)]) == [[Colour.RED]]
     assert in_worker(functools.partial(lambda extra, row: extra, Colour.RED), [Row(1)]) == [[Colour.RED]]
@@ -464,7 +466,12 @@ def test_in_a_worker_a_class_stays_as_its_first_function_or_value_brought_it(run
         type(counter).count += 1
         return Counter.count
 
-    assert in_worker(step, [Counter(), Counter()], [Counter()]) == [[1, 2], [3]]
+    early = payloads.pack([Counter(), Counter()])
+    Counter.count = 10
+    late = payloads.pack([Counter()])
+    assert early != late
+    assert in_worker(step, early, late) == [[11, 12], [13]]
+    assert in_worker(lambda counter: step(counter), late, early) == [[11], [12, 13]]
     """)
     ).succeeded()
 
@@ -474,11 +481,12 @@ def test_what_an_initializer_of_a_script_sets_is_seen_by_its_functions(run_scrip
         BETWEEN_PROCESSES
         + textwrap.dedent("""
     model = None
-    other = "parent"
+    other = "before"
 
     def initialize():
         global model
         model = "loaded"
+        return other
 
     class Reader:
         def read(self):
@@ -487,8 +495,10 @@ def test_what_an_initializer_of_a_script_sets_is_seen_by_its_functions(run_scrip
     def step(reader):
         return reader.read(), model, other
 
-    assert in_worker(step, [Reader()], initializer=initialize) == [[("loaded", "loaded", "parent")]]
-    assert in_worker(step, [Reader()]) == [[(None, None, "parent")]]
+    early = payloads.dump_function(initialize)
+    other = "after"
+    assert in_worker(step, [Reader()], initializer=early) == [[("loaded", "loaded", "after")]]
+    assert in_worker(step, [Reader()]) == [[(None, None, "after")]]
     """)
     ).succeeded()
 

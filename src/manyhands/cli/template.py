@@ -12,34 +12,23 @@ are command lines.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from manyhands.cli.shell_text import MARK, Place, ShellText, plain_words, quote
 from manyhands.core.commands import Command
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     # Makes one piece of text from the values of a job, its sequence number and its slot.
     Maker = Callable[[Sequence[str], int, int], str]
     Piece = str | Maker
 
-__all__ = ["Template", "quote"]
+__all__ = ["Template"]
 
-# Needed only by a shell: keywords, and builtins that act on the shell itself or that no program of that name replaces.
-SHELL_WORDS = frozenset(
-    ". : [[ ]] { } alias bg bind break builtin caller case cd chdir command compgen complete continue coproc declare dirs disown"
-    " do done elif else enable esac eval exec exit export fc fg fi for function getopts hash help history if in jobs let local"
-    " logout mapfile popd pushd read readarray readonly return select set shift shopt source suspend then time times trap type"
-    " typeset ulimit umask unalias unset until wait while".split()
-)
-_SHELL_SIGNS = re.compile(r"[\"'$`|&;<>()*?\[\]~#\n\\!]|\{[^{}]*(?:,|\.\.)[^{}]*\}")
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[.*\])?\+?=", re.ASCII)
-_UNQUOTED = re.compile(r"[A-Za-z0-9_./+-]+")
 _REPLACEMENT = r"\{(?:(?P<counter>[#%])|(?P<number>-?[0-9]+)?(?P<change>//|/\.|/|\.)?)\}"
-
-# Stands for one replacement string in the text that is read; the words of a command line cannot hold it.
-_MARK = "\0"
 
 
 class Template:
@@ -53,10 +42,12 @@ class Template:
 
     __slots__ = ("_is_line", "_plans", "_replacements", "_script", "shell", "text", "uses_shell")
 
-    def __init__(self, text: str, replacements: tuple[_Replacement, ...], script: _Script, *, shell: str, is_line: bool) -> None:
+    def __init__(
+        self, text: str, replacements: tuple[_Replacement, ...], script: ShellText, *, shell: str, is_line: bool
+    ) -> None:
         self.text = text
         self.shell = shell
-        self.uses_shell = is_line or not _plain_words(script.text)
+        self.uses_shell = is_line or not plain_words(script.text)
         self._is_line = is_line
         self._replacements = replacements
         self._script = script
@@ -82,10 +73,10 @@ class Template:
         for text in (text, f"{text} {replacement}"):
             replacements: list[_Replacement] = []
             marked = pattern.sub(lambda match: _mark(match, own_text, replacements), text)  # noqa: B023 (used at once)
-            script = _Script(marked, tuple(replacements))
-            if any(place.quoting != _KEPT for place in script.places):
+            script = ShellText(marked, [replacement.text for replacement in replacements])
+            if any(place.quoting for place in script.places):
                 break
-        is_line = marked.rstrip(" ") == _MARK and replacements[0].is_whole_value
+        is_line = marked.rstrip(" ") == MARK and replacements[0].is_whole_value
         return cls(text, tuple(replacements), script, shell=shell, is_line=is_line)
 
     def render(self, values: Sequence[str], sequence: int, slot: int) -> Command:
@@ -99,7 +90,7 @@ class Template:
         args, _ = self._plans.get(len(values)) or self._plan(len(values))
         made = [arg if type(arg) is str else arg(values, sequence, slot) for arg in args]  # type: ignore[operator]
         if self._is_line:
-            return Command(args=_plain_words(made[0]) or _shell_args(self.shell, made[0])[:-1])
+            return Command(args=plain_words(made[0]) or _shell_args(self.shell, made[0])[:-1])
         return Command(args=tuple(made))
 
     def display(self, values: Sequence[str], sequence: int, slot: int) -> str:
@@ -113,48 +104,171 @@ class Template:
         Known are nested shells (`sh -c`, `eval`, `ssh`, `su -c`), code handed to interpreters (`awk`, `sed`, `perl -e`,
         `python -c` and their like) and `$(( ))`. A value that is all of the code is taken to be meant as code.
         """
-        found = [] if self._is_line else [*self._script.warnings, *map(_warning, _code_readers(self._script.commands))]
-        return list(dict.fromkeys(found))
+        return [] if self._is_line else self._script.warnings()
 
     def _plan(self, count: int) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-        """Lay out what `render` and `display` join for rows of `count` values; done once for each count."""
-        words = _plain_words(self._script.text)
+        """The arguments and the displayed line for rows of `count` values; laid out once for each count."""
         makers = [replacement.makers(count) for replacement in self._replacements]
-        args: tuple[Piece, ...]
-        line: tuple[Piece, ...]
+        words = plain_words(self._script.text)
         if self._is_line:
-            args = line = (_joined([*_between(makers[0], " ")]),)
+            args: tuple[Piece, ...] = (_joined(_between(makers[0], " ")),)
+            plan = args, args
         elif words:
-            args = _filled_words(words, makers)
-            line = tuple(self._script.filled(makers, _paste))
+            plan = _filled_words(words, makers), tuple(self._filled(makers, _paste))
         else:
-            args, line = self._shell_plan(makers)
-        return self._plans.setdefault(count, (args, line))
+            plan = self._shell_plan(makers)
+        return self._plans.setdefault(count, plan)
 
     def _shell_plan(self, makers: Sequence[Sequence[Maker]]) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-        parameters: dict[Maker, str] = {}
-        # A function, `set` and `shift` have positional parameters of their own: there, keep ours in variables.
+        # A function, `set` and `shift` have positional parameters of their own: there, ours are kept in variables.
         prefix = "manyhands_" if self._script.has_own_parameters else ""
-        for replacement, group in zip(self._replacements, makers, strict=True):
-            for maker in group if not replacement.counter else ():
-                parameters.setdefault(maker, f"{prefix}{len(parameters) + 1}")
+        names: dict[Maker, str] = {}
+        for replacement, place, group in zip(self._replacements, self._script.places, makers, strict=True):
+            for maker in group if place.quoting and not replacement.counter else ():
+                names.setdefault(maker, f"{prefix}{len(names) + 1}")
 
-        def refer(place: _Place, group: Sequence[Maker]) -> list[Piece]:
+        def refer(place: Place, group: Sequence[Maker]) -> list[Piece]:
             # A counter is digits: harmless as text, and some places (`{%}>file`) take nothing else.
-            names = " ".join([f"${{{parameters[maker]}}}" for maker in group if maker in parameters])
-            return [place.opening, names, place.closing] if names else [*group]
+            return [place.reference([names[maker] for maker in group])] if names.keys() >= set(group) else [*group]
 
-        script = self._script.filled(makers, refer)
+        script = self._filled(makers, refer)
         if prefix:
-            script.insert(0, "".join([f"{name}=${{{number}}}; " for number, name in enumerate(parameters.values(), 1)]))
-        args = (*_shell_args(self.shell, _joined(script)), *parameters)
+            script.insert(0, "".join([f"{name}=${{{number}}}; " for number, name in enumerate(names.values(), 1)]))
+        args = (*_shell_args(self.shell, _joined(script)), *names)
         if all(place.is_pasteable for place in self._script.places):
-            return args, tuple(self._script.filled(makers, _paste))
-        return args, tuple(_between([piece if type(piece) is str else _quoted(piece) for piece in map(_shown, args)], " "))
+            return args, tuple(self._filled(makers, _paste))
+        return args, tuple(_between([_changed(piece, quote) for piece in args], " "))
+
+    def _filled(self, makers: Sequence[Sequence[Maker]], fill: Callable[[Place, Sequence[Maker]], list[Piece]]) -> list[Piece]:
+        """The text with what `fill` gives in place of each replacement string."""
+        first, *others = self._script.text.split(MARK)
+        pieces: list[Piece] = [first]
+        for replacement, place, group, literal in zip(self._replacements, self._script.places, makers, others, strict=True):
+            if place.quoting is None:
+                pieces.append(replacement.text)
+            else:
+                pieces[-1] = place.literal_before(str(pieces[-1]))
+                pieces += fill(place, group)
+            pieces.append(literal)
+        return pieces
 
 
-def quote(value: str) -> str:
-    """`value` as one word of a shell's command line, in quotes only when it needs them."""
-    if _UNQUOTED.fullmatch(value):
-        return value
-    return "'" + value.replace("'", "'\"'\"'") + "'"
+def _paste(place: Place, group: Sequence[Maker]) -> list[Piece]:
+    return _between([_changed(maker, place.paste) for maker in group], " ")
+
+
+class _Replacement(NamedTuple):
+    """One replacement string. `number` counts the sources from 1, from the last when negative; None: all of them."""
+
+    text: str
+    number: int | None
+    change: str
+    counter: str
+
+    @property
+    def is_whole_value(self) -> bool:
+        return not self.change and not self.counter
+
+    def makers(self, count: int) -> list[Maker]:
+        """What makes its text for a row of `count` values: several for `{}` of several sources, none for a missing source."""
+        if self.counter:
+            return [_sequence if self.counter == "#" else _slot]
+        if self.number is None:
+            return [_value(index, self.change) for index in range(count)]
+        if self.number > count or not count:
+            return []
+        # GNU parallel counts {0} and negative numbers round and round.
+        return [_value(self.number - 1 if self.number > 0 else self.number % count, self.change)]
+
+
+def _mark(match: re.Match[str], own_text: str, replacements: list[_Replacement]) -> str:
+    text, number = match[0], match["number"]
+    if text == own_text:
+        return text
+    replacements.append(_Replacement(text, int(number) if number else None, match["change"] or "", match["counter"] or ""))
+    return MARK
+
+
+def _sequence(values: Sequence[str], sequence: int, slot: int) -> str:
+    return str(sequence)
+
+
+def _slot(values: Sequence[str], sequence: int, slot: int) -> str:
+    return str(slot)
+
+
+@cache  # so that equal ones are one: they share a positional parameter
+def _value(index: int, change: str) -> Maker:
+    changed = _CHANGES.get(change)
+    if changed is None:
+        return lambda values, sequence, slot: values[index]
+    return lambda values, sequence, slot: changed(values[index])
+
+
+def _without_extension(path: str) -> str:
+    dot = path.rfind(".")
+    return path[:dot] if dot > path.rfind("/") else path
+
+
+def _file_name(path: str) -> str:
+    return path[path.rfind("/") + 1 :]
+
+
+def _folder(path: str) -> str:
+    """The folder as Perl's File::Basename finds it: that of `a/b/` is `a`."""
+    name = path.rstrip("/")
+    cut = name.rfind("/")
+    if cut < 0:
+        return "/" if path and not name else "."
+    return name[:cut].rstrip("/") or "/"
+
+
+_CHANGES: Mapping[str, Callable[[str], str]] = {
+    ".": _without_extension,
+    "/": _file_name,
+    "//": _folder,
+    "/.": lambda path: _without_extension(_file_name(path)),
+}
+
+
+def _shell_args(shell: str, script: Piece) -> tuple[Piece, ...]:
+    # With a blank in front, a script that begins with a dash is no option of the shell.
+    is_like_option = isinstance(script, str) and script[:1] in ("-", "+")
+    return (shell, "-c", f" {script}" if is_like_option else script, "sh")
+
+
+def _filled_words(words: Sequence[str], makers: Sequence[Sequence[Maker]]) -> tuple[Piece, ...]:
+    """The words with their marks filled: several values part the word, and a word of nothing but missing ones goes."""
+    groups = iter(makers)
+    filled: list[Piece] = []
+    for word in words:
+        first, *others = word.split(MARK)
+        pieces: list[Piece] = [first] if first else []
+        for literal in others:
+            for index, maker in enumerate(next(groups)):
+                if index:
+                    filled.append(_joined(pieces))
+                    pieces = []
+                pieces.append(maker)
+            pieces += [literal] if literal else []
+        if pieces:
+            filled.append(_joined(pieces))
+    return tuple(filled)
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)  # type: ignore[arg-type]
+    return lambda *job: "".join([piece if isinstance(piece, str) else piece(*job) for piece in pieces])
+
+
+def _between(pieces: Sequence[Piece], separator: str) -> list[Piece]:
+    return [part for piece in pieces for part in (separator, piece)][1:]
+
+
+def _changed(piece: Piece, change: Callable[[str], str]) -> Piece:
+    if isinstance(piece, str):
+        return change(piece)
+    return lambda *job: change(piece(*job))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal as signals
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,10 @@ class Command:
     extra_env: Mapping[str, str] | None = None
     input: bytes | None = None
     capture: bool = True
+
+    def replace(self, **changes: Any) -> Command:
+        """The same command but for `changes`."""
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,9 +48,10 @@ def check(scheduler: Scheduler, *, believed_running: Mapping[int, Sequence[tuple
     _check_batches(scheduler)
     for job in scheduler.jobs.values():
         _check_places(scheduler, job)
-        _check_limits(job)
+        _check_limits(scheduler, job)
     _check_crew(scheduler)
-    _check_nothing_idles(scheduler)
+    _check_queue(scheduler)
+    _check_nobody_idles(scheduler)
     _check_timers(scheduler)
     if believed_running is not None:
         _check_belief(scheduler, believed_running)
@@ -84,11 +85,10 @@ def _check_batches(scheduler: Scheduler) -> None:
     """I1: a batch is with exactly one living worker, or nowhere."""
     held = [(batch.id, worker.id) for worker in scheduler.crew for batch in worker.batches]
     known = [(batch.id, batch.worker_id) for batch in scheduler.batches.values()]
-    if not (sorted(held) == sorted(known)):
+    if sorted(held) != sorted(known):
         raise _broken("I1", f"workers hold (batch, worker) {held}, the scheduler knows {known}", scheduler)
     for batch in scheduler.batches.values():
-        is_alive = batch.job_id in scheduler.jobs or batch.abandoned
-        if not (batch.left > 0 and is_alive):
+        if batch.left <= 0 or not (batch.abandoned or batch.job_id in scheduler.jobs):
             raise _broken("I1", f"batch {batch.id} has nothing left to do", scheduler)
 
 
@@ -104,54 +104,49 @@ def _check_places(scheduler: Scheduler, job: Job) -> None:
         State.STOPPING: stopping,
     }
     counted = {state: job.counts[state] for state in seen}
-    if not (seen == counted):
+    if seen != counted:
         raise _broken("I1", f"job {job.id} counts {counted}, but there are {seen}", scheduler)
     places = [(span.start, span.stop) for span in (*job.backlog, *job.delayed)]
     places += [(batch.start + batch.done, batch.start + len(batch.items)) for batch in mine]
     last = 0
     for start, stop in sorted(places):
-        if not (last <= start < stop):
-            raise _broken("I1", f"tasks {start} to {stop - 1} of job {job.id} overlap others, or are none", scheduler)
+        if not last <= start < stop:
+            raise _broken("I1", f"tasks {start} to {stop - 1} of job {job.id} are at two places, or are none", scheduler)
         last = stop
 
 
-def _check_limits(job: Job) -> None:
-    """I8, for one job; the limit of batches for each worker is checked with the crew."""
+def _check_limits(scheduler: Scheduler, job: Job) -> None:
+    """I8, for one job; the limits of each worker are checked with the crew."""
     ended = sum(job.counts[state] for state in FINAL)
     if not 0 <= job.untaken <= ended:
-        raise InternalError(f"I8 does not hold: {job.untaken} of the {ended} outcomes of job {job.id} were not taken")
+        raise _broken("I8", f"{job.untaken} of the {ended} outcomes of job {job.id} were not taken", scheduler)
     window = job.policy.window
     if window is not None and job.unfinished + job.untaken > window:
-        raise InternalError(f"I8 does not hold: job {job.id} has {job.unfinished} + {job.untaken} tasks in a window of {window}")
+        raise _broken("I8", f"job {job.id} has {job.unfinished} + {job.untaken} tasks in a window of {window}", scheduler)
 
 
 def _check_crew(scheduler: Scheduler) -> None:
     """I2, I8: slots, states and limits of the workers."""
     crew = scheduler.crew
     slots = [worker.slot for worker in crew]
-    if not (len(set(slots)) == len(slots) <= crew.limit):
+    if len(set(slots)) < len(slots) or len(slots) > crew.limit or not all(0 < slot <= crew.limit for slot in slots):
         raise _broken("I2", f"slots {slots} of {crew.limit} are taken", scheduler)
-    if not (all(0 < slot <= crew.limit for slot in slots)):
-        raise _broken("I2", f"slots {slots} of {crew.limit} are taken", scheduler)
+    if not crew.workers.keys() >= {*crew.idle, *crew.single}:
+        raise _broken("I2", f"of the free workers {[*crew.idle, *crew.single]} some do not live", scheduler)
     for worker in crew:
-        problem = _problem_of(scheduler, worker)
-        if not (not problem):
+        if problem := _problem_of(scheduler, worker):
             raise _broken("I2", f"worker {worker.id} {problem}", scheduler)
-        if not (len(worker.batches) <= BATCHES_PER_WORKER):
-            raise _broken("I8", f"worker {worker.id} has too many batches", scheduler)
-        if not (worker.may_take >= 0):
-            raise _broken("I8", f"worker {worker.id} was given more tasks than it may take", scheduler)
+        if len(worker.batches) > BATCHES_PER_WORKER or worker.may_take < 0:
+            raise _broken("I8", f"worker {worker.id} was given more than it may take", scheduler)
         for batch in worker.batches:
-            fixed = scheduler.jobs[batch.job_id].policy.batch_size if batch.job_id in scheduler.jobs else None
-            if not (fixed is None or len(batch.items) <= fixed):
-                raise _broken("I8", f"batch {batch.id} is larger than {fixed}", scheduler)
-    known = {*crew.idle, *crew.single}
-    if not (known <= crew.workers.keys()):
-        raise _broken("I2", f"of {sorted(known)} some do not live", scheduler)
+            job = scheduler.jobs.get(batch.job_id)
+            size = job.policy.batch_size if job is not None else None
+            if size is not None and len(batch.items) > size:
+                raise _broken("I8", f"batch {batch.id} has {len(batch.items)} tasks instead of {size}", scheduler)
 
 
 def _problem_of(scheduler: Scheduler, worker: Worker) -> str:
-    """Say what is wrong between a worker's state and what it has to do."""
+    """Say what is wrong between a worker's state and what it has to do; empty when nothing is."""
     crew, batches, state = scheduler.crew, worker.batches, worker.state
     if (worker.id in crew.idle) != (state is WorkerState.IDLE):
         return "is listed as idle and is not, or the other way round"
@@ -169,59 +164,59 @@ def _problem_of(scheduler: Scheduler, worker: Worker) -> str:
     return ""
 
 
-def _check_nothing_idles(scheduler: Scheduler) -> None:
-    """I6."""
-    crew = scheduler.crew
+def _check_queue(scheduler: Scheduler) -> None:
+    """I6: the queue has every job that has READY tasks, in order; what is over has been ended."""
     queued = [job.id for job in scheduler.workload.turns]
     waiting = [job.id for job in scheduler.jobs.values() if job.backlog]
-    _demand(
-        sorted(queued) == sorted(waiting), "I6", f"jobs {waiting} have READY tasks, jobs {queued} are in the queue", scheduler
-    )
-    ranks = [-scheduler.jobs[job_id].policy.priority for job_id in queued]
-    if not (ranks == sorted(ranks)):
+    if sorted(queued) != sorted(waiting):
+        raise _broken("I6", f"jobs {waiting} have READY tasks, and jobs {queued} are in the queue", scheduler)
+    priorities = [scheduler.jobs[job_id].policy.priority for job_id in queued]
+    if priorities != sorted(priorities, reverse=True):
         raise _broken("I6", f"the queue {queued} is not in the order of priority", scheduler)
-    if queued:
-        if not (not crew.idle):
-            raise _broken("I6", f"workers {list(crew.idle)} idle while jobs {queued} have READY tasks", scheduler)
-        is_probing = scheduler.start_failures > 0 and any(worker.state is WorkerState.STARTING for worker in crew)
-        can_start = len(crew.workers) < crew.limit and scheduler.now >= scheduler.starts_again_at and not is_probing
-        if not (not can_start):
-            raise _broken("I6", "a worker could be started, and none is", scheduler)
-        given_up = scheduler.failure is not None or (scheduler.start_failures >= MAX_START_FAILURES and not crew.workers)
-        if not (not given_up):
-            raise _broken("I6", f"the pool has failed, and jobs {queued} still wait", scheduler)
-    elif scheduler.closing and not any(job.delayed for job in scheduler.jobs.values()):
-        if not (not crew.idle):
-            raise _broken("I6", f"workers {list(crew.idle)} are kept though the pool is closed and nothing waits", scheduler)
     ended = [job.id for job in scheduler.jobs.values() if job.closed and not job.unfinished]
-    if not (not ended):
+    if ended:
         raise _broken("I6", f"jobs {ended} are over and were not ended", scheduler)
+
+
+def _check_nobody_idles(scheduler: Scheduler) -> None:
+    """I6: while tasks wait, no worker is free and none could be started; when nothing will ever come, none is kept."""
+    crew = scheduler.crew
+    if not scheduler.workload.turns:
+        if scheduler.closing and crew.idle and not any(job.delayed for job in scheduler.jobs.values()):
+            raise _broken("I6", f"workers {list(crew.idle)} are kept though the pool is closed and nothing waits", scheduler)
+        return
+    if crew.idle:
+        raise _broken("I6", f"workers {list(crew.idle)} idle while there are READY tasks", scheduler)
+    is_probing = scheduler.start_failures > 0 and any(worker.state is WorkerState.STARTING for worker in crew)
+    if len(crew.workers) < crew.limit and scheduler.now >= scheduler.starts_again_at and not is_probing:
+        raise _broken("I6", "a worker could be started, and none is", scheduler)
+    if scheduler.failure is not None or (scheduler.start_failures >= MAX_START_FAILURES and not crew.workers):
+        raise _broken("I6", "the pool has failed, and tasks still wait", scheduler)
 
 
 def _check_timers(scheduler: Scheduler) -> None:
     """I7."""
     timers = list(scheduler.timers)
-    delays = {id(timer.span) for timer in timers if isinstance(timer, DelayOver)}
+    spans = {id(timer.span) for timer in timers if isinstance(timer, DelayOver)}
     late = {timer.batch_id for timer in timers if isinstance(timer, BatchIsLate)}
     for job in scheduler.jobs.values():
-        lost = [span.start for span in job.delayed if id(span) not in delays]
-        if not (not lost):
-            raise _broken("I7", f"tasks {lost} of job {job.id} wait for no timer", scheduler)
+        lost = [span.start for span in job.delayed if id(span) not in spans]
+        if lost:
+            raise _broken("I7", f"tasks {lost} of job {job.id} are DELAYED without a timer", scheduler)
     for worker in scheduler.crew:
-        # a task behind another is asked back in time
-        is_behind = [batch.id for offset, batch in enumerate(worker.batches) if batch.left + offset > 1]
-        if not (not is_behind or not late.isdisjoint(is_behind)):
-            raise _broken("I7", f"nobody looks after batches {is_behind}", scheduler)
-    if scheduler.workload.turns and scheduler.now < scheduler.starts_again_at:
-        if not (any(isinstance(timer, StartAgain) for timer in timers)):
-            raise _broken("I7", "the pause of starts has no end", scheduler)
+        with_others_behind = {batch.id for place, batch in enumerate(worker.batches) if place + batch.left > 1}
+        if with_others_behind and late.isdisjoint(with_others_behind):
+            raise _broken("I7", f"no timer asks worker {worker.id} for what waits behind its running task", scheduler)
+    is_pausing = scheduler.workload.turns and scheduler.now < scheduler.starts_again_at
+    if is_pausing and not any(isinstance(timer, StartAgain) for timer in timers):
+        raise _broken("I7", "the pause before the next start has no end", scheduler)
 
 
 def _check_belief(scheduler: Scheduler, believed: Mapping[int, Sequence[tuple[int, int]]]) -> None:
     """I9."""
     known = {worker.id: [(batch.id, batch.left) for batch in worker.batches] for worker in scheduler.crew}
     shell = {worker_id: list(batches) for worker_id, batches in believed.items()}
-    if not (known == shell):
+    if known != shell:
         raise _broken("I9", f"the core believes (batch, left) {known}, the shell {shell}", scheduler)
 
 
@@ -297,22 +292,20 @@ class Ledger:
 
     def check(self, scheduler: Scheduler) -> None:
         """I3, I4: the scheduler's counts are the ledger's. I7: a task with a time-out is looked after."""
-        if not (self.open.keys() == scheduler.jobs.keys()):
-            raise _broken("I4", f"jobs {sorted(self.open)} have not ended", scheduler)
+        if self.open.keys() != scheduler.jobs.keys():
+            raise _broken("I4", f"of the jobs opened, {sorted(self.open)} have not ended", scheduler)
         for job_id, job in scheduler.jobs.items():
-            counted = Counter({state: job.counts[state] for state in FINAL if job.counts[state]})
-            booked = self.outcomes[job_id]
-            if not (counted == booked):
-                raise _broken("I3", f"job {job_id} counts {dict(counted)}, delivered were {dict(booked)}", scheduler)
-            unfinished = len(self.open[job_id])
-            if not (job.unfinished == unfinished):
-                raise _broken("I4", f"{unfinished} tasks of job {job_id} have no outcome", scheduler)
-        looked_after = {timer.batch_id for timer in scheduler.timers if isinstance(timer, ItemIsDue)}
+            counted = {state: job.counts[state] for state in FINAL if job.counts[state]}
+            if counted != self.outcomes[job_id]:
+                raise _broken("I3", f"job {job_id} counts {counted}, delivered were {self.outcomes[job_id]}", scheduler)
+            if job.unfinished != len(self.open[job_id]):
+                raise _broken("I4", f"{len(self.open[job_id])} tasks of job {job_id} have no outcome", scheduler)
+        watched = {timer.batch_id for timer in scheduler.timers if isinstance(timer, ItemIsDue)}
         for batch in scheduler.batches.values():
-            if scheduler.crew.workers[batch.worker_id].stop is not None or batch.abandoned or self.asked[batch.id]:
+            is_over = batch.abandoned or scheduler.crew.workers[batch.worker_id].stop is not None
+            if is_over or batch.id in watched or self.asked[batch.id]:
                 continue
-            has_limit = scheduler.jobs[batch.job_id].policy.timeout_s is not None
-            if not (not has_limit or batch.id in looked_after):
+            if scheduler.jobs[batch.job_id].policy.timeout_s is not None:
                 raise _broken("I7", f"nobody watches the time of batch {batch.id}", scheduler)
 
     def check_drained(self) -> None:
@@ -337,11 +330,10 @@ class CheckedScheduler(Scheduler):
         is_stale = now == self.now and names_what_is_over(self, event)
         before = list(_fingerprint(self)) if is_stale else []
         actions = super().handle(event, now)
-        if is_stale:
-            if not (not actions):
-                raise _broken("I5", f"{event} is about what is over, and caused {actions}", self)
-            if not (before == list(_fingerprint(self))):
-                raise _broken("I5", f"{event} is about what is over, and changed something", self)
+        if is_stale and actions:
+            raise _broken("I5", f"{event} is about what is over, and caused {actions}", self)
+        if is_stale and before != list(_fingerprint(self)):
+            raise _broken("I5", f"{event} is about what is over, and changed something", self)
         self.ledger.record(event, actions)
         check(self)
         self.ledger.check(self)

@@ -148,7 +148,7 @@ def _body_of(error: BaseException, depth: int) -> _Body:
 
 
 def _whole(error: BaseException) -> _Body:
-    blob = payloads.encode(error)
+    blob = payloads.encode(error, {})
     if not _is_faithful(error, payloads.loads(blob)):
         raise TypeError("it is not the same any more when it has been pickled")
     return "whole", blob
@@ -189,7 +189,7 @@ def _apart(error: BaseException, depth: int) -> _Body:
     for more in (*state, slots):
         attributes.update(more or {})
     members = [_member(argument, depth) for argument in arguments]
-    return "apart", payloads.encode(type(error)), members, _members(attributes, depth)
+    return "apart", payloads.encode(type(error), {}), members, _members(attributes, depth)
 
 
 def _group(error: BaseExceptionGroup[BaseException], depth: int) -> _Body:
@@ -198,7 +198,7 @@ def _group(error: BaseExceptionGroup[BaseException], depth: int) -> _Body:
         raise RecursionError("groups are nested too deeply")
     records = [_record_of(member, depth + 1) for member in error.exceptions]
     message = "".join((str(error.message),))
-    return "group", payloads.encode(type(error)), message, records, _members(attributes | slots, depth)
+    return "group", payloads.encode(type(error), {}), message, records, _members(attributes | slots, depth)
 
 
 def _members(attributes: dict[str, Any], depth: int) -> list[tuple[str, Any]]:

@@ -1,0 +1,61 @@
+"""The command line: finds the subcommand, and turns what went wrong into a line and an exit status.
+
+Each subcommand is a module that is imported when it is asked for: `manyhands run true` shall start faster than GNU parallel does.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from manyhands.errors import ManyhandsError, UsageError
+from manyhands.version import __version__
+
+__all__ = ["main"]
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+HELP = """\
+usage: manyhands run [options] COMMAND [::: VALUE ...]      a command line for each value, many at a time
+       manyhands map [options] MODULE:FUNCTION [FILE ...]   a Python function for each record, JSON lines out
+
+manyhands run --help and manyhands map --help tell more; --version tells the version.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns its exit status: 0 all succeeded, 1 some failed, 2 usage, 3 stopped early, 128 + signal."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(words)
+    except UsageError as error:
+        print(f"manyhands: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except ManyhandsError as error:
+        print(f"manyhands: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
+    name = words[0] if words else "--help"
+    if name == "run":
+        from manyhands.cli.run_command import main as run  # only what is asked for
+
+        return run(words[1:])
+    if name == "map":
+        from manyhands.cli.map_command import main as map_records  # only what is asked for
+
+        return map_records(words[1:])
+    if name in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if name in ("-V", "--version"):
+        print(f"manyhands {__version__}")
+        return 0
+    raise UsageError(f"there is no subcommand {name!r}; write manyhands run ... or manyhands map ..., or manyhands --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""`manyhands map`: a Python function for each record, one JSON line out for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from manyhands.cli.interrupts import Interrupts, SourceInterrupted
+from manyhands.cli.options import MAP, resolve_jobs
+from manyhands.cli.output import OutputClosed, Printer, write_all
+from manyhands.cli.records import JsonCall
+from manyhands.core.events import JobCancelled
+from manyhands.core.states import State
+from manyhands.core.tasks import Policy
+from manyhands.engine.cpus import cpu_count
+from manyhands.engine.outcomes import outcomes_of
+from manyhands.engine.stream import Stream
+from manyhands.errors import UsageError
+from manyhands.observe.progress import open_progress
+from manyhands.pools import Pool
+from manyhands.workers.protocol import CallStyle, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from manyhands.cli.options import MapOptions
+    from manyhands.core.tasks import Outcome
+
+__all__ = ["main"]
+
+STOPPED_EARLY = 3
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant."""
+    options, rest = MAP.parse(arguments)
+    if not rest:
+        raise UsageError("name a function: manyhands map package.module:function [inputs ...]")
+    sys.path.insert(0, os.getcwd())
+    function = load_function(rest[0])
+    records = _Records(rest[1:], options.input)
+    return _Map(options).execute(function, records)
+
+
+def load_function(name: str) -> Callable[[Any], object]:
+    """Import `package.module:function`. Raises UsageError that says which part is wrong."""
+    module_name, colon, path = name.partition(":")
+    if not colon or not module_name or not path:
+        raise UsageError(f"{name!r} does not name a function: write package.module:function, for instance json:loads")
+    from importlib import import_module  # only here
+
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"cannot import {module_name!r}: {error}; run it from the folder that holds it") from error
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise UsageError(f"module {module_name!r} has no function {path!r}") from None
+    if not callable(found):
+        raise UsageError(f"{name!r} is no function but {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
+
+
+class _Records:
+    """The items, lazily, from files, from standard input, or the arguments themselves.
+
+    Attributes:
+        form: "lines", "jsonl", "csv" or "paths".
+    """
+
+    def __init__(self, arguments: Sequence[str], form: str | None) -> None:
+        for path in arguments if form != "paths" else ():
+            if path != "-" and not os.path.isfile(path):
+                raise UsageError(f"there is no file {path!r}; to hand over the arguments themselves, say --input paths")
+        self._arguments = arguments or ["-"]
+        if form is None:
+            forms = {FORMATS.get(os.path.splitext(path)[1], "lines") for path in self._arguments}
+            if len(forms) > 1:
+                raise UsageError("the inputs are of different forms; say which one with --input lines, jsonl or csv")
+            form = forms.pop()
+        self.form = form
+        self.total = len(arguments) if form == "paths" and arguments else None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.form == "paths" and self._arguments != ["-"]:
+            yield from self._arguments
+            return
+        for path in self._arguments:
+            if path == "-":
+                yield from self._items(sys.stdin)
+            else:
+                with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                    yield from self._items(file)
+
+    def _items(self, file: Any) -> Iterator[Any]:
+        if self.form == "csv":
+            import csv  # only for who has it
+
+            yield from csv.DictReader(file)
+            return
+        for line in file:
+            text = line.rstrip("\r\n")
+            if text or self.form == "lines":
+                yield text
+
+
+class _Map:
+    """One run, from the first record to the exit status."""
+
+    def __init__(self, options: MapOptions) -> None:
+        self._options = options
+        self._failed = self._succeeded = self._cancelled = 0
+        self._policy = Policy(
+            timeout_s=options.timeout_s, retries=options.retries, batch_size=options.chunksize, records_times=True
+        )
+        self._pool = Pool(options.kind, resolve_jobs(options.jobs, cpu_count()))
+
+    def execute(self, function: Callable[[Any], object], records: _Records) -> int:
+        """Run everything; returns the exit status."""
+        options = self._options
+        pool = self._pool
+        progress = open_progress(options.wants_progress(sys.stderr.isatty(), sys.stdout.isatty()), records.total)
+        printer = Printer(progress)
+        output_error: Exception | None = None
+        with Interrupts(self._halt, pool.kill) as interrupts:
+            work = Work(JsonCall(function, parse=records.form == "jsonl"), CallStyle.ONE, self._policy)
+            source = interrupts.watch_source(iter(records))
+            self._stream = Stream(pool.engine, pool.workers, work, source, ordered=not options.unordered)
+            try:
+                for delivery in self._stream.deliveries():
+                    lines = [
+                        self._line(outcome)
+                        for outcome in outcomes_of(delivery, self._policy, kind=pool.kind, key_of=lambda index: index)
+                    ]
+                    if output_error is None:
+                        try:
+                            write_all(1, "".join(lines).encode("utf-8", "surrogateescape"))
+                        except (OutputClosed, OSError) as error:
+                            output_error = error
+                            self._halt()
+                    progress.update(delivery.count)
+            except SourceInterrupted:
+                pass
+            finally:
+                pool.engine.close(cancel=True)
+                progress.close()
+            pool.shutdown()
+        if interrupts.received is not None:
+            printer.say(f"ended by {interrupts.received.name}: {self._succeeded} succeeded, {self._failed} failed, the rest was not run")
+            return interrupts.exit_status
+        if isinstance(output_error, OutputClosed):
+            return 128 + 13  # as if SIGPIPE had ended us
+        if output_error is not None:
+            printer.say(f"the output could not be written: {output_error}")
+            return STOPPED_EARLY
+        if self._failed:
+            printer.say(f"{self._failed} of {self._failed + self._succeeded} items failed; their records say why")
+        return 1 if self._failed else 0
+
+    def _halt(self) -> None:
+        self._stream.stop_drawing()
+        self._pool.engine.feed(JobCancelled(self._stream.job_id, 0.0))
+        self._pool.engine.close(cancel=True)
+
+    def _line(self, outcome: Outcome[str]) -> str:
+        """One record. The value is JSON already."""
+        if outcome.state is State.CANCELLED:
+            self._cancelled += 1
+        elif outcome.succeeded:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+        head: dict[str, object] = {"index": outcome.index, "state": outcome.state.value}
+        tail: dict[str, object] = {"error": None}
+        if outcome.error is not None:
+            tail["error"] = _error_record(outcome.error)
+        tail["attempts"] = outcome.attempts
+        tail["worker"] = outcome.worker
+        tail["duration_s"] = None if outcome.duration_s is None else round(outcome.duration_s, 6)
+        value = outcome.value if outcome.succeeded else "null"
+        return f'{json.dumps(head)[:-1]}, "value": {value}, {json.dumps(tail, ensure_ascii=False)[1:]}\n'
+
+
+def _error_record(error: BaseException) -> dict[str, object]:
+    cause = error.__cause__
+    text = str(cause).strip().strip('"').strip() if cause is not None else "".join(traceback.format_exception(error))
+    return {"type": type(error).__name__, "message": str(error), "traceback": text}

@@ -1,0 +1,86 @@
+"""Writing what jobs have printed: grouped, byte for byte, never torn."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from manyhands.observe.progress import Progress
+
+__all__ = ["OutputClosed", "Printer"]
+
+
+class OutputClosed(Exception):
+    """Whoever reads our output has gone, as `head` does when it has enough."""
+
+
+class Printer:
+    """Writes to the program's own standard output and standard error, one job after the other.
+
+    Args:
+        progress: cleared from the terminal while a job's output is written.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._shares_terminal = hasattr(progress, "clear") and sys.stderr is not None and sys.stderr.isatty()
+
+    def write_job(self, stdout: Iterable[bytes], stderr: Iterable[bytes], tag: bytes | None) -> None:
+        """Write what one job has printed.
+
+        Args:
+            stdout, stderr: its output in pieces.
+            tag: put in front of each line; None: the output as it is.
+
+        Raises:
+            OutputClosed: nobody reads any more.
+            OSError: it cannot be written, for instance because the disk is full.
+        """
+        if self._shares_terminal:
+            self._progress.clear()  # type: ignore[attr-defined]
+        if tag is not None:
+            stdout, stderr = _tagged(stdout, tag), _tagged(stderr, tag)
+        for piece in stdout:
+            write_all(1, piece)
+        for piece in stderr:
+            write_all(2, piece)
+
+    def say(self, text: str) -> None:
+        """Write a line of our own to standard error."""
+        if self._shares_terminal:
+            self._progress.clear()  # type: ignore[attr-defined]
+        try:
+            write_all(2, f"manyhands: {text}\n".encode("utf-8", "surrogateescape"))
+        except (OSError, OutputClosed):
+            pass  # there is nobody to tell
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, though the descriptor may be non-blocking, as a terminal that others share may be."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+        except BrokenPipeError:
+            raise OutputClosed from None
+
+
+def _tagged(pieces: Iterable[bytes], tag: bytes) -> Iterable[bytes]:
+    """Put `tag` and a tab before each line."""
+    at_line_start = True
+    head = tag + b"\t"
+    for piece in pieces:
+        lines = piece.split(b"\n")
+        last = lines.pop()
+        text = b"".join([(head if at_line_start or number else b"") + line + b"\n" for number, line in enumerate(lines)])
+        if last:
+            text += (head if at_line_start or lines else b"") + last
+        at_line_start = not last and (bool(lines) or at_line_start)
+        yield text

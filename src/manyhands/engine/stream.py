@@ -1,0 +1,194 @@
+"""From an iterable to the deliveries of its tasks: lazily, in order, and bounded both ways."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import islice
+from queue import Empty, SimpleQueue
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from manyhands.core.events import Deliver, JobCancelled, JobClosed, OutcomesTaken
+from manyhands.core.states import State
+from manyhands.core.tasks import Failure
+from manyhands.errors import TaskTimeout
+from manyhands.workers.protocol import Unsendable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from manyhands.engine.engine import Engine
+    from manyhands.workers.protocol import Work, Workers
+
+__all__ = ["Stream"]
+
+SLOW_PULL_S = 0.002  # a source that takes longer for its items is handed on item by item
+FAST_PULL_S = 0.0005
+LARGEST_PULL = 1024
+ABANDON_S = 0.1  # what still runs so long after its map was abandoned is stopped, where it can be
+
+
+class Stream:
+    """One map: draws the source, keeps the engine fed, and gives what was delivered, in order if that is wanted.
+
+    It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the thread
+    that shuts the pool down, which is why drawing has a lock.
+    """
+
+    def __init__(self, engine: Engine, workers: Workers, work: Work, source: Iterator[Any], *, ordered: bool, waits: bool = True) -> None:
+        self.policy = work.policy
+        self.taken = 0
+        self._engine = engine
+        self._workers = workers
+        self._work = workers.prepare(work)
+        self._source = source
+        self._ordered = ordered
+        self._waits = waits
+        self._queue: SimpleQueue[Deliver] = SimpleQueue()
+        self._early: dict[int, Deliver] = {}
+        self._next_to_give = 0
+        self._next_index = 0
+        self._pull_size = 1
+        self._is_slow = False
+        self._exhausted = False
+        self._source_error: BaseException | None = None
+        self._drawing = threading.RLock()
+        self.keys: dict[int, object] = {}
+        self.key_of_item: Callable[[Any], object] | None = None
+        self.job_id = engine.open_job(self._work, self, is_stream=True)
+
+    def deliver(self, delivery: Deliver) -> None:
+        self._queue.put(delivery)
+
+    def deliveries(self) -> Iterator[Deliver]:
+        """Give each delivery when it is its turn. At the end, raise what the source raised."""
+        while True:
+            if not (self._is_slow and self._has_next()):
+                self.fill(consumer_waits=False)
+            if self._exhausted and self._next_to_give >= self._next_index:
+                break
+            delivery = self._next()
+            self._next_to_give += delivery.count
+            self.taken += delivery.count
+            if delivery.worker_id >= 0:  # not one that never reached the engine
+                self._engine.feed(OutcomesTaken(self.job_id, delivery.count))
+            yield delivery
+            del delivery
+        if self._source_error is not None:
+            raise self._source_error
+
+    def stop_drawing(self) -> None:
+        """Draw nothing more; what was drawn is still delivered. A signal handler may call this."""
+        self._exhausted = True
+
+    def cancel(self) -> None:
+        """Nobody wants the rest."""
+        self._exhausted = True
+        self._engine.feed(JobCancelled(self.job_id, ABANDON_S))
+        if isinstance(self._source, GeneratorType):  # not a file: that is for its owner to close
+            self._source.close()
+
+    def run_on(self) -> None:
+        """The pool will take no more: add all that is left of the source, if nothing was taken yet.
+
+        It is a habit of `concurrent.futures` to leave the `with` block of the pool before the results are read.
+        """
+        if self.taken == 0:
+            self.fill(consumer_waits=False, limited=False)
+
+    # ---- out --------------------------------------------------------------------------------------------------------------
+
+    def _has_next(self) -> bool:
+        return self._next_to_give in self._early or not self._queue.empty()
+
+    def _next(self) -> Deliver:
+        while True:
+            if self._ordered and self._next_to_give in self._early:
+                return self._early.pop(self._next_to_give)
+            try:
+                delivery = self._queue.get_nowait()
+            except Empty:
+                if self._engine.work_here():
+                    continue
+                self.fill(consumer_waits=True)
+                if not self._waits and self._queue.empty():
+                    raise TaskTimeout("the result is not there yet, and timeout=0 says not to wait", stopped=False) from None
+                delivery = self._queue.get()
+            if not self._ordered:
+                return delivery
+            self._early[delivery.start] = delivery
+
+    # ---- in ---------------------------------------------------------------------------------------------------------------
+
+    def fill(self, *, consumer_waits: bool, limited: bool = True) -> None:
+        """Draw items while there is room for them."""
+        with self._drawing:
+            while not self._exhausted:
+                room = self._engine.room(self.job_id, consumer_waits=consumer_waits) if limited else LARGEST_PULL
+                if room <= 0:
+                    if self._engine.is_closed and self._next_to_give >= self._next_index:
+                        raise RuntimeError("the pool was shut down before this map had drawn all of its items")
+                    return
+                items = self._pull(min(room, self._pull_size))
+                if items:
+                    self._add(items)
+                if self._is_slow and limited and self._has_next():
+                    return  # better give what is there than wait for the source
+            if self._source_error is None:
+                self._engine.feed(JobClosed(self.job_id))
+
+    def _pull(self, count: int) -> list[Any]:
+        """Draw up to `count` items, fewer when the source is slow. What the source raises is kept for later."""
+        items: list[Any] = []
+        began = time.monotonic()
+        step = 1
+        try:
+            while len(items) < count:
+                before = len(items)
+                for item in islice(self._source, min(step, count - before)):
+                    items.append(item)  # noqa: PERF402  # extend would lose what came before an error
+                if len(items) - before < min(step, count - before):
+                    self._exhausted = True
+                    break
+                if time.monotonic() - began > SLOW_PULL_S:
+                    break
+                step *= 2
+        except Exception as error:  # what was drawn before is delivered first
+            self._exhausted = True
+            self._source_error = error
+        took_s = time.monotonic() - began
+        self._is_slow = took_s > SLOW_PULL_S
+        if self._is_slow:
+            self._pull_size = 1
+        elif took_s < FAST_PULL_S:
+            self._pull_size = min(self._pull_size * 2, LARGEST_PULL)
+        return items
+
+    def _add(self, items: list[Any]) -> None:
+        start = self._next_index
+        self._next_index += len(items)
+        if self.key_of_item is not None:
+            self.keys.update(zip(range(start, self._next_index), map(self.key_of_item, items), strict=True))
+        packed, payload_bytes = self._workers.pack(items, self._work)
+        for first, run in _sendable_runs(packed):
+            if type(run) is Unsendable:
+                failure = Failure(run.error, began := time.monotonic(), began)
+                self._queue.put(Deliver(self.job_id, start + first, 1, State.FAILED, failure, 0, -1))
+            else:
+                self._engine.add(self.job_id, start + first, run, payload_bytes * len(run) // len(packed))
+
+
+def _sendable_runs(packed: list[Any]) -> Iterator[tuple[int, Any]]:
+    """Split at each `Unsendable`: give (offset, items) and (offset, the Unsendable)."""
+    begin = 0
+    for offset, item in enumerate(packed):
+        if type(item) is Unsendable:
+            if offset > begin:
+                yield begin, packed[begin:offset]
+            yield offset, item
+            begin = offset + 1
+    if begin == 0:
+        yield 0, packed
+    elif begin < len(packed):
+        yield begin, packed[begin:]

@@ -1,0 +1,221 @@
+"""An independent judge: from what the workers really did it works out which outcomes there may be.
+
+It watches a `ScriptedPool` from outside, knows the rules only as the documentation tells them, and keeps no state of the scheduler's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from manyhands.core import events as ev
+from manyhands.core.states import State
+from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.testing import ScriptedPool
+
+STOPPED = "stopped"
+SLACK_S = 0.0101  # a late task may be looked at again as much later
+ROUNDING_S = 1e-9
+
+
+@dataclass(slots=True)
+class Sent:
+    """A batch as it was sent."""
+
+    job_id: int
+    start: int
+    size: int
+    worker_id: int
+    reported: int = 0
+
+
+@dataclass(slots=True)
+class JobSeen:
+    """What was asked of a job."""
+
+    policy: Policy
+    added: int = 0
+    delivered: int = 0
+    taken: int = 0
+    ended: bool = False
+    cancelled: bool = False
+    stops_at: float | None = None
+    cancelled_tasks: set[int] = field(default_factory=set)
+
+    @property
+    def untaken(self) -> int:
+        return self.delivered - self.taken
+
+
+class Witness:
+    """Watches one pool; an AssertionError says what was not as promised."""
+
+    def __init__(self, pool: ScriptedPool) -> None:
+        self.pool = pool
+        self.jobs: dict[int, JobSeen] = {}
+        self.sent: dict[int, Sent] = {}
+        self.named: dict[int, tuple[int, int] | None] = {}  # worker: the item for which it is being stopped
+        self.blames: defaultdict[tuple[int, int], list[State | str]] = defaultdict(list)
+        self.unseen_begins: set[tuple[int, int]] = set()  # nobody could see that these had begun when their worker died
+        self.seen: Counter[str] = Counter()  # what happened at all: tells whether a test is worth anything
+        self.has_failed = False
+        self.closed = False
+        self.dropped = False
+        pool.observer = self.observe
+
+    # ---- events and actions -----------------------------------------------------------------------------------------------
+
+    def observe(self, what: ev.Event | ev.Action) -> None:
+        match what:
+            case ev.JobOpened(job_id, policy):
+                self.jobs[job_id] = JobSeen(policy)
+            case ev.TasksAdded(job_id, _, items):
+                self.jobs[job_id].added += len(items)
+            case ev.JobCancelled(job_id, stop_after_s):
+                self._cancel(self.jobs[job_id], stop_after_s)
+            case ev.TaskCancelled(job_id, index):
+                self.jobs[job_id].cancelled_tasks.add(index)
+            case ev.OutcomesTaken(job_id, count):
+                self.jobs[job_id].taken += count
+            case ev.PoolFailed():
+                self.has_failed = True
+            case ev.PoolClosed(cancel):
+                self.closed = True
+                self.dropped |= cancel
+            case ev.BatchProgressed(batch_id, results):
+                self._progressed(batch_id, results)
+            case ev.WorkerEnded():
+                self._worker_ended(what)
+            case ev.SendBatch(worker_id, batch):
+                self._sent(ev.SendBatch(worker_id, batch))
+            case ev.StopWorker(worker_id, batch_id):
+                self._stops(worker_id, batch_id)
+            case ev.Deliver():
+                self._delivered(what)
+            case ev.EndJob(job_id):
+                self.jobs[job_id].ended = True
+                self.seen["job ended"] += 1
+
+    def _cancel(self, job: JobSeen, stop_after_s: float) -> None:
+        job.cancelled = True
+        stops_at = self.pool.clock() + stop_after_s
+        job.stops_at = stops_at if job.stops_at is None else min(stops_at, job.stops_at)
+
+    def _sent(self, action: ev.SendBatch) -> None:
+        batch = action.batch
+        job = self.jobs[batch.job_id]
+        assert not (job.cancelled or self.dropped), f"job {batch.job_id} is cancelled, and {batch.items} are sent"
+        assert not self.has_failed, f"the pool has failed, and {batch.items} are sent"
+        assert batch.items == [(batch.job_id, batch.start + offset) for offset in range(len(batch.items))]
+        assert not job.cancelled_tasks & set(range(batch.start, batch.start + len(batch.items))) or self._was_late(batch.start, job)
+        self.sent[batch.id] = Sent(batch.job_id, batch.start, len(batch.items), action.worker_id)
+        self.seen["batch of many" if len(batch.items) > 1 else "batch of one"] += 1
+        self.seen["sent ahead"] += len(self.pool.workers.workers[action.worker_id].loads) > 0
+
+    def _was_late(self, start: int, job: JobSeen) -> bool:
+        """A cancel that came when the task had begun has no effect, and that task may have another try."""
+        job_id = next(job_id for job_id, other in self.jobs.items() if other is job)
+        return any(self.pool.workers.begun[job_id, index] for index in job.cancelled_tasks if index >= start) or self._had_been_sent(job)
+
+    def _had_been_sent(self, job: JobSeen) -> bool:
+        return any(self.jobs[sent.job_id] is job for sent in self.sent.values())
+
+    def _progressed(self, batch_id: int, results: object) -> None:
+        if batch_id not in self.pool.scheduler.batches:
+            self.seen["stale report"] += 1
+            return
+        sent = self.sent[batch_id]
+        assert isinstance(results, list)
+        for result in results:
+            if isinstance(result, Failure):
+                self.blames[sent.job_id, sent.start + sent.reported].append(State.FAILED)
+            sent.reported += result.count if isinstance(result, Success) else 1
+
+    def _worker_ended(self, event: ev.WorkerEnded) -> None:
+        if event.worker_id not in self.pool.scheduler.crew.workers:
+            self.seen["stale end"] += 1
+            return
+        mine = {batch_id: sent for batch_id, sent in self.sent.items() if sent.worker_id == event.worker_id}
+        named = self.named.get(event.worker_id)
+        culprit, blame = (named, STOPPED) if named is not None else (event.running, State.CRASHED)
+        if culprit is not None and culprit[0] in mine and culprit[1] >= mine[culprit[0]].reported:
+            sent = mine[culprit[0]]
+            self.blames[sent.job_id, sent.start + culprit[1]].append(blame)
+            self.seen[f"died: {blame}"] += 1
+        else:
+            self.seen["died at nothing"] += 1
+        if event.running is None:
+            for sent in mine.values():
+                unreported = range(sent.start + sent.reported, sent.start + sent.size)
+                self.unseen_begins.update((sent.job_id, index) for index in unreported)
+
+    def _stops(self, worker_id: int, batch_id: int) -> None:
+        worker = self.pool.workers.workers[worker_id]
+        sent = self.sent[batch_id]
+        job = self.jobs[sent.job_id]
+        now = self.pool.clock()
+        timeout_s = job.policy.timeout_s
+        is_late = timeout_s is not None and now >= worker.since + timeout_s - ROUNDING_S
+        is_unwanted = job.stops_at is not None and now >= job.stops_at - ROUNDING_S
+        assert is_late or is_unwanted, f"worker {worker_id} is stopped at {now}; its item began at {worker.since}"
+        self.named[worker_id] = worker.observed
+
+    # ---- outcomes ---------------------------------------------------------------------------------------------------------
+
+    def _delivered(self, action: ev.Deliver) -> None:
+        job = self.jobs[action.job_id]
+        job.delivered += action.count
+        for index in range(action.start, action.start + action.count):
+            self._judge(action, job, index)
+        self.seen[action.state] += action.count
+
+    def _judge(self, action: ev.Deliver, job: JobSeen, index: int) -> None:
+        task = action.job_id, index
+        blames = self.blames[task]
+        is_last_try = len(blames) == job.policy.retries + 1
+        gives_up = is_last_try or job.cancelled or self.dropped or self.pool.scheduler.failure is not None
+        result = action.result
+        story = f"{action}: blames {blames}, {job}"
+        match action.state:
+            case State.SUCCEEDED:
+                assert isinstance(result, Success), story
+                assert result.payload == [(action.job_id, action.start + offset) for offset in range(action.count)], story
+                assert len(blames) <= job.policy.retries, story
+            case State.FAILED if isinstance(result, BaseException):
+                assert result is self.pool.scheduler.failure, story
+            case State.FAILED:
+                assert isinstance(result, Failure), story
+                assert blames[-1] == State.FAILED, story
+                assert gives_up, story
+            case State.CRASHED:
+                assert isinstance(result, WorkerEnd), story
+                assert blames[-1] == State.CRASHED, story
+                assert gives_up, story
+            case State.TIMED_OUT if self.pool.workers.can_stop:
+                assert isinstance(result, WorkerEnd), story
+                assert blames[-1] == STOPPED, story
+                assert gives_up, story
+                assert job.policy.timeout_s is not None, story
+            case State.TIMED_OUT:
+                since = self.pool.workers.workers[action.worker_id].since
+                assert job.policy.timeout_s is not None, story
+                assert self.pool.clock() >= since + job.policy.timeout_s - ROUNDING_S, story
+                self.seen["abandoned"] += 1
+            case State.CANCELLED:
+                assert job.cancelled or self.dropped or index in job.cancelled_tasks, story
+        begun = self.pool.workers.begun[task]
+        assert action.attempt <= begun, story
+        assert action.attempt == begun or task in self.unseen_begins, f"{begun} times begun; {story}"
+        self.seen["begun twice"] += begun > 1
+
+    # ---- time -------------------------------------------------------------------------------------------------------------
+
+    def check_nobody_is_late(self) -> None:
+        """After the timers have rung, no item that can be stopped is still running long after its time-out."""
+        if not self.pool.workers.can_stop:
+            return
+        for worker in self.pool.workers.workers.values():
+            if worker.is_in_item and not worker.is_stopped:
+                timeout_s = self.jobs[worker.running_load.job_id].policy.timeout_s
+                late_s = self.pool.clock() - worker.since - timeout_s if timeout_s is not None else 0.0
+                assert late_s <= SLACK_S, f"worker {worker.id} is {late_s} s late, and nobody stops it"
