@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["map", "outcomes"]
 
 
-def map(  # noqa: A001
+def map(
     fn: Callable[..., T],
     /,
     *iterables: Iterable[Any],

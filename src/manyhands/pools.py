@@ -1,8 +1,8 @@
 """Pools: `concurrent.futures` executors that lose nothing.
 
-    with Pool("process") as pool:
-        for result in pool.map(function, items):
-            ...
+with Pool("process") as pool:
+for result in pool.map(function, items):
+...
 """
 
 from __future__ import annotations
@@ -54,13 +54,16 @@ class Pool(Executor):
         kind: "thread": shares your memory, best where tasks wait for I/O or release the GIL. "process": uses all cores for Python
             code, can be stopped and may crash; arguments and results are pickled, lambdas and functions of `__main__` are fine.
             "serial": runs each task in the thread that waits for it.
-        max_workers: None: as many CPUs as this process may use (affinity, cgroup quota, `PYTHON_CPU_COUNT`); for threads 4 more, and
+        max_workers: None: as many CPUs as this process may use (affinity, cgroup quota, `PYTHON_CPU_COUNT`); for threads 4
+        more, and
             32 at most.
         initializer, initargs: called in each worker before its first task. Should it raise, every task fails with
             `InitializerError`.
         max_tasks_per_child: a worker process is replaced after so many tasks.
-        mp_context: start worker processes by this `multiprocessing` context, for instance to inherit its queues through `initargs`;
-            None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and leaves no orphans.
+        mp_context: start worker processes by this `multiprocessing` context, for instance to inherit its queues through
+        `initargs`;
+            None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and leaves no
+            orphans.
         thread_name_prefix: of worker threads.
 
     Attributes:
@@ -142,7 +145,8 @@ class Pool(Executor):
         """Say how the calls that follow are treated; `pool.options(timeout=5, retries=2).submit(fn, ...)`.
 
         Args:
-            timeout: seconds for each try, from its own start. A process is killed, and the others go on; a thread cannot be stopped:
+            timeout: seconds for each try, from its own start. A process is killed, and the others go on; a thread cannot be
+            stopped:
                 its caller is freed and the slot stays taken.
             retries: further tries after a failure, a time-out or a crash.
             priority: higher ones go first among the tasks that wait.
@@ -150,7 +154,8 @@ class Pool(Executor):
             retry_delay: seconds before the first retry, doubled before each further one.
             grace: seconds between SIGTERM and SIGKILL for a process that is stopped.
         """
-        return Options(self, _policy(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace), key)
+        policy = _policy(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace)
+        return Options(self, policy, key)
 
     def map(  # type: ignore[override]  # `timeout` counts for each item, see below
         self,
@@ -183,7 +188,8 @@ class Pool(Executor):
             progress: True: a bar on standard error; a callable: called as `progress(done, total)`.
 
         Raises:
-            TaskTimeout, WorkerCrashed: after the last try. Whatever `fn` raises is raised as it is. What an iterable raises is raised
+            TaskTimeout, WorkerCrashed: after the last try. Whatever `fn` raises is raised as it is. What an iterable raises is
+            raised
                 after the results of the items before it.
         """
         if errors not in ("raise", "return", "skip"):
@@ -270,7 +276,9 @@ class Pool(Executor):
             submissions = self._submissions.setdefault(policy, submissions)
         return submissions
 
-    def _open_stream(self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool) -> Stream:
+    def _open_stream(
+        self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool
+    ) -> Stream:
         if self._kind == "serial":
             policy = policy.replace(batch_size=1, window=policy.window or 1)
         stream = open_stream(self.engine, self.workers, fn, iterables, policy, ordered=ordered)
@@ -358,8 +366,11 @@ class Options:
         return self._pool._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
 
 
-class ThreadPool(Pool, ThreadPoolExecutor):
-    """A `Pool` of threads. It counts as a `ThreadPoolExecutor`, so that `loop.set_default_executor` takes it; it shares no code with it."""
+class ThreadPool(Pool, ThreadPoolExecutor):  # type: ignore[misc]  # two private attributes of the base are ours here
+    """A `Pool` of threads.
+
+    It counts as a `ThreadPoolExecutor`, so that `loop.set_default_executor` takes it, but shares no code with it.
+    """
 
     def __init__(
         self,

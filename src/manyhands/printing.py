@@ -10,11 +10,12 @@ from manyhands.transport.lines import shared_output
 __all__ = ["print"]
 
 
-def print(*values: object, sep: str | None = " ", end: str | None = "\n", file: TextIO | None = None, flush: bool = True) -> None:  # noqa: A001
+def print(*values: object, sep: str | None = " ", end: str | None = "\n", file: TextIO | None = None, flush: bool = True) -> None:
     """Print as the built-in does, but as one piece: no other thread or worker can write in between.
 
     The built-in `print` writes each value, each separator and the line's end by itself, which is how lines of several threads get
-    mixed. Here the text is put together first and written at once, under a lock that the output of worker processes takes as well.
+    mixed. Here the text is put together first and written at once, under a lock that the output of worker processes takes as
+    well.
 
     Args:
         values: converted by `str`.

@@ -32,8 +32,9 @@ MOST_KEPT_ERRORS = 1000  # an endless queue must not collect errors without end;
 class WorkQueue:
     """Workers that call `handler(item)` for each item that is put; what each item came to is known.
 
-    Against the loop written by hand: `task_done` cannot be forgotten, not even when the handler raises; no sentinels; an item never
-    kills a worker; `join` cannot hang because of an error; and the program's end waits for what was put, unless `daemon=True`.
+    Against the loop written by hand: `task_done` cannot be forgotten, not even when the handler raises; no sentinels; an item
+    never kills a worker; `join` cannot hang because of an error; and the program's end waits for what was put, unless
+    `daemon=True`.
 
     Example:
         >>> from manyhands import WorkQueue

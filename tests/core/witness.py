@@ -107,18 +107,9 @@ class Witness:
         assert not (job.cancelled or self.dropped), f"job {batch.job_id} is cancelled, and {batch.items} are sent"
         assert not self.has_failed, f"the pool has failed, and {batch.items} are sent"
         assert batch.items == [(batch.job_id, batch.start + offset) for offset in range(len(batch.items))]
-        assert not job.cancelled_tasks & set(range(batch.start, batch.start + len(batch.items))) or self._was_late(batch.start, job)
         self.sent[batch.id] = Sent(batch.job_id, batch.start, len(batch.items), action.worker_id)
         self.seen["batch of many" if len(batch.items) > 1 else "batch of one"] += 1
         self.seen["sent ahead"] += len(self.pool.workers.workers[action.worker_id].loads) > 0
-
-    def _was_late(self, start: int, job: JobSeen) -> bool:
-        """A cancel that came when the task had begun has no effect, and that task may have another try."""
-        job_id = next(job_id for job_id, other in self.jobs.items() if other is job)
-        return any(self.pool.workers.begun[job_id, index] for index in job.cancelled_tasks if index >= start) or self._had_been_sent(job)
-
-    def _had_been_sent(self, job: JobSeen) -> bool:
-        return any(self.jobs[sent.job_id] is job for sent in self.sent.values())
 
     def _progressed(self, batch_id: int, results: object) -> None:
         if batch_id not in self.pool.scheduler.batches:
@@ -207,6 +198,13 @@ class Witness:
         assert action.attempt <= begun, story
         assert action.attempt == begun or task in self.unseen_begins, f"{begun} times begun; {story}"
         self.seen["begun twice"] += begun > 1
+
+    def is_waiting(self, job_id: int, index: int) -> bool:
+        """True when the task was added, is with no worker, and has no outcome."""
+        if index >= self.jobs[job_id].added or (job_id, index) in self.pool.outcomes:
+            return False
+        loads = [load for worker in self.pool.workers.workers.values() for load in worker.loads]
+        return not any(load.job_id == job_id and load.start <= index < load.start + len(load.items) for load in loads)
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 

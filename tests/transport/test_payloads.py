@@ -93,6 +93,13 @@ def add(left: int, right: int) -> int:
     return left + right
 
 
+callables: dict[str, Callable[..., object]] = {}
+
+
+def call(name: str, *arguments: object) -> None:
+    callables[name](*arguments)
+
+
 @functools.lru_cache
 def cached(value: int) -> int:
     return value * 2
@@ -360,6 +367,18 @@ def test_an_instance_of_a_local_class_comes_back_with_its_class() -> None:
     assert type(first) is type(second) is Point
 
 
+def test_a_class_is_defined_once_for_a_batch() -> None:
+    class Point:
+        pass
+
+    definitions: dict[type, bytes] = {}
+    first = payloads.dumps([Point()], definitions=definitions)
+    assert set(definitions) == {Point}
+    Point.later = 5  # type: ignore[attr-defined]
+    assert payloads.dumps([Point()], definitions=definitions) == first
+    assert payloads.dumps([Point()]) != first
+
+
 # Between two processes. The parent is a script, so what it defines is of `__main__`; the worker answers one request.
 
 BETWEEN_PROCESSES = """\
@@ -371,15 +390,13 @@ import pickle, sys
 from manyhands.transport import payloads
 initializer, function, packed = pickle.load(sys.stdin.buffer)
 if initializer:
-    payloads.initialize(initializer, ())
+    payloads.initialize(*initializer)
 function = payloads.loads(function)
 results = [[function(value) for value in payloads.unpack(part)] for part in packed]
 sys.stdout.buffer.write(pickle.dumps([payloads.pack(part) for part in results]))
 '''
 
 def in_worker(function, *parts, initializer=None):
-    if callable(initializer):
-        initializer = payloads.dump_function(initializer)
     packed = [part if isinstance(part, bytes) else payloads.pack(part) for part in parts]
     request = initializer, payloads.dump_function(function), packed
     answer = subprocess.run([sys.executable, "-c", WORKER], input=pickle.dumps(request), capture_output=True)
@@ -483,9 +500,9 @@ def test_what_an_initializer_of_a_script_sets_is_seen_by_its_functions(run_scrip
     model = None
     other = "before"
 
-    def initialize():
+    def initialize(loaded):
         global model
-        model = "loaded"
+        model = loaded
         return other
 
     class Reader:
@@ -495,12 +512,19 @@ def test_what_an_initializer_of_a_script_sets_is_seen_by_its_functions(run_scrip
     def step(reader):
         return reader.read(), model, other
 
-    early = payloads.dump_function(initialize)
+    early = payloads.dump_function(initialize), payloads.dumps(("loaded",))
     other = "after"
     assert in_worker(step, [Reader()], initializer=early) == [[("loaded", "loaded", "after")]]
     assert in_worker(step, [Reader()]) == [[(None, None, "after")]]
     """)
     ).succeeded()
+
+
+def test_an_initializer_that_can_be_imported_is_called() -> None:
+    called: list[int] = []
+    callables["append"] = called.append
+    payloads.initialize(payloads.dump_function(call), payloads.dumps(("append", 5)))
+    assert called == [5]
 
 
 def test_what_a_child_of_multiprocessing_has_of_the_script_goes_by_value(run_script: RunScript) -> None:

@@ -152,7 +152,8 @@ class _Map:
                 progress.close()
             pool.shutdown()
         if interrupts.received is not None:
-            printer.say(f"ended by {interrupts.received.name}: {self._succeeded} succeeded, {self._failed} failed, the rest was not run")
+            counts = f"{self._succeeded} succeeded, {self._failed} failed, the rest was not run"
+            printer.say(f"ended by {interrupts.received.name}: {counts}")
             return interrupts.exit_status
         if isinstance(output_error, OutputClosed):
             return 128 + 13  # as if SIGPIPE had ended us

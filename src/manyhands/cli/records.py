@@ -34,6 +34,5 @@ class JsonCall:
         try:
             return json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"the function returned what JSON cannot hold ({error}); let it return dicts, lists, text, numbers: {value!r:.200}"
-            ) from None
+            advice = "let it return dicts, lists, text and numbers"
+            raise TypeError(f"the function returned what JSON cannot hold ({error}); {advice}: {value!r:.200}") from None

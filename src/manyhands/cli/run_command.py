@@ -73,9 +73,7 @@ class _Run:
         self._total = total
         self._workers = CommandWorkers()
         self._engine = Engine(self._workers, resolve_jobs(options.jobs, cpu_count()))
-        self._policy = Policy(
-            timeout_s=options.timeout_s, retries=options.retries, grace_s=GRACE_S, batch_size=1, window=None
-        )
+        self._policy = Policy(timeout_s=options.timeout_s, retries=options.retries, grace_s=GRACE_S, batch_size=1, window=None)
         self._succeeded = self._failed = self._stopped = self._not_run = 0
         self._decision = "go"
         self._output_error: Exception | None = None

@@ -1,4 +1,4 @@
-"""A command's text, read as a shell reads it: how each replacement string is quoted, and who else would read it as code.
+"""A command's text, read as a shell reads it: how each replacement string is quoted.
 
 A `ShellText` reads the text once, with a mark where each replacement string stands. It follows the nesting of quotes, `$( )`,
 backquotes, `${ }`, `$(( ))`, `case`, comments and here-documents (POSIX.1-2024, XCU 2.2, 2.3, 2.6, 2.7.4). What comes in a mark's
@@ -14,21 +14,84 @@ from typing import TYPE_CHECKING, NamedTuple
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["MARK", "Place", "ShellText", "plain_words", "quote"]
+__all__ = ["COUNTERS", "MARK", "Place", "ShellText", "plain_words", "quote"]
 
+COUNTERS = ("{#}", "{%}")
 MARK = "\0"  # stands for one replacement string; the words of a command line cannot hold it
 
 # Needed only by a shell: keywords, and builtins that act on the shell itself or that no program of that name replaces.
 SHELL_WORDS = frozenset(
-    ". : [[ ]] { } alias bg bind break builtin caller case cd chdir command compgen complete continue coproc declare dirs disown"
-    " do done elif else enable esac eval exec exit export fc fg fi for function getopts hash help history if in jobs let local"
-    " logout mapfile popd pushd read readarray readonly return select set shift shopt source suspend then time times trap type"
-    " typeset ulimit umask unalias unset until wait while".split()
+    {
+        *(".", ":", "[[", "]]", "{", "}", "alias", "bg", "bind", "break", "builtin", "caller", "case", "cd", "chdir", "command"),
+        *(
+            "compgen",
+            "complete",
+            "continue",
+            "coproc",
+            "declare",
+            "dirs",
+            "disown",
+            "do",
+            "done",
+            "elif",
+            "else",
+            "enable",
+            "esac",
+        ),
+        *(
+            "eval",
+            "exec",
+            "exit",
+            "export",
+            "fc",
+            "fg",
+            "fi",
+            "for",
+            "function",
+            "getopts",
+            "hash",
+            "help",
+            "history",
+            "if",
+            "in",
+        ),
+        *(
+            "jobs",
+            "let",
+            "local",
+            "logout",
+            "mapfile",
+            "popd",
+            "pushd",
+            "read",
+            "readarray",
+            "readonly",
+            "return",
+            "select",
+            "set",
+        ),
+        *(
+            "shift",
+            "shopt",
+            "source",
+            "suspend",
+            "then",
+            "time",
+            "times",
+            "trap",
+            "type",
+            "typeset",
+            "ulimit",
+            "umask",
+            "unalias",
+        ),
+        *("unset", "until", "wait", "while"),
+    }
 )
-_WORDS_BEFORE_A_COMMAND = frozenset("! { do else elif if in then time until while".split())
-_WORDS_THAT_CHANGE_PARAMETERS = frozenset(". eval function set shift source".split())
+_WORDS_BEFORE_A_COMMAND = frozenset({"!", "{", "do", "else", "elif", "if", "then", "time", "until", "while"})
+_WORDS_THAT_CHANGE_PARAMETERS = frozenset({".", "eval", "function", "set", "shift", "source"})
 _SHELL_SIGNS = re.compile(r"[\"'$`|&;<>()*?\[\]~#\\!]|\{[^{}]*(?:,|\.\.)[^{}]*\}")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[.*\])?\+?=", re.ASCII)
 _UNQUOTED = re.compile(r"[A-Za-z0-9_./+-]+")
@@ -146,7 +209,9 @@ class ShellText:
     Attributes:
         text: as it was given.
         places: of the marks, in order.
+        commands: the words of each simple command, without quotes, with the marks of values.
         has_own_parameters: a function, `set` or the like is in it, so that `$1` means something else in places.
+        counts_with_values: a value stands in `$(( ))`.
     """
 
     def __init__(self, text: str, replacements: Sequence[str]) -> None:
@@ -154,16 +219,11 @@ class ShellText:
         self.places: list[Place] = []
         self.has_own_parameters = False
         self._replacements = replacements
-        self._commands: list[list[str]] = []
-        self._counts_with_values = False
+        self.commands: list[list[str]] = []
+        self.counts_with_values = False
         self._heredocs: list[tuple[str, bool, bool]] = []  # delimiter, quoted, tabs stripped: bodies start at the next line
         self._unpasteable_depth = 0
         self._code(0, "")
-
-    def warnings(self) -> list[str]:
-        """Programs other than this shell that would read a value as code, and what to write instead."""
-        found = [_WARNINGS.get(name, _WARNING).format(name=name) for words in self._commands for name in _code_readers(words)]
-        return list(dict.fromkeys([*found, *([_ARITHMETIC_WARNING] if self._counts_with_values else [])]))
 
     # Each method below reads one kind of text from a position and returns the position after it.
 
@@ -206,7 +266,7 @@ class ShellText:
 
     def _end_command(self, command: _SimpleCommand) -> None:
         if words := command.end():
-            self._commands.append(words)
+            self.commands.append(words)
             self.has_own_parameters |= words[0] in _WORDS_THAT_CHANGE_PARAMETERS
 
     def _redirection(self, at: int, command: _SimpleCommand) -> int:
@@ -286,10 +346,8 @@ class ShellText:
         while at < stop:
             if self.text[at] == end:
                 return at + 1
-            if self.text[at] == "\\":
-                at = self._backslash(at, command, _DOUBLE)
-            else:
-                at = self._expansion(at, command, _DOUBLE)
+            is_backslash = self.text[at] == "\\"
+            at = self._backslash(at, command, _DOUBLE) if is_backslash else self._expansion(at, command, _DOUBLE)
         return at
 
     def _expansion(self, at: int, command: _SimpleCommand, quoting: _Quoting) -> int:
@@ -345,7 +403,7 @@ class ShellText:
             depth += (self.text[at] == "(") - (self.text[at] == ")")
             is_mark = self.text[at] == MARK
             at = self._expansion(at, command, _DOUBLE)
-            self._counts_with_values |= is_mark and self._replacements[len(self.places) - 1] not in _COUNTERS
+            self.counts_with_values |= is_mark and self._replacements[len(self.places) - 1] not in COUNTERS
         self._unpasteable_depth -= 1
         return at + 2
 
@@ -353,76 +411,4 @@ class ShellText:
         """Note the place of the next mark; returns what stands for it in a word: a counter can harm nobody."""
         replacement = self._replacements[len(self.places)]
         self.places.append(Place(quoting, before, not self._unpasteable_depth))
-        return "0" if quoting is None or replacement in _COUNTERS else MARK
-
-
-# Options whose value is code, by the name of the program without its version.
-_CODE_OPTIONS = {
-    **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "su", "python"), "c"),
-    **{"perl": "eE", "ruby": "e", "node": "ep", "php": "r"},
-}
-_OPTIONS_WITH_VALUE = frozenset(("-o", "+o", "-O", "+O", "-W", "-X", "-I"))
-# What an argument that is code looks like, for programs that take code as an ordinary argument.
-_CODE_ARGUMENTS = {
-    **dict.fromkeys(("awk", "gawk", "mawk", "nawk"), re.compile(r".*\{", re.DOTALL)),
-    "sed": re.compile(r"[0-9,$/!]*[sy]([^\w\s]).*\1", re.DOTALL),
-}
-_SSH_OPTIONS_WITH_VALUE = "BbcDEeFIiJLlmOopQRSWw"
-
-
-def _code_readers(words: Sequence[str]) -> Iterator[str]:
-    """The names of the programs in a simple command that read a value as a part of their code."""
-    for index, word in enumerate(words):
-        name = word[word.rfind("/") + 1 :]
-        rest = words[index + 1 :]
-        if name == "eval" and not index:
-            code = [" ".join(rest)]
-        elif name == "ssh":
-            code = [" ".join(_after_ssh_host(rest))]
-        elif name in _CODE_ARGUMENTS:
-            code = [argument for argument in rest if _CODE_ARGUMENTS[name].match(argument)]
-        else:
-            code = _option_values(rest, _CODE_OPTIONS.get(name.rstrip("0123456789."), ""), may_follow_words=name == "su")
-        # A value that is all of the code was meant as code.
-        if any(MARK in text and text != MARK for text in code):
-            yield name
-
-
-def _option_values(words: Sequence[str], letters: str, *, may_follow_words: bool) -> list[str]:
-    for index, word in enumerate(words[:-1]) if letters else ():
-        if word.startswith("-") and not word.startswith("--") and word[-1] in letters:
-            return [words[index + 1]]
-        is_option = word.startswith(("-", "+")) or (index and words[index - 1] in _OPTIONS_WITH_VALUE)
-        if not is_option and not may_follow_words:
-            break
-    return []
-
-
-def _after_ssh_host(words: Sequence[str]) -> Sequence[str]:
-    index = 0
-    while index < len(words) and words[index].startswith("-"):
-        index += 2 if len(words[index]) == 2 and words[index][1] in _SSH_OPTIONS_WITH_VALUE else 1
-    return words[index + 1 :]
-
-
-_COUNTERS = ("{#}", "{%}")
-_SHELL_WARNING = (
-    "`{name} -c` reads the value as code, with any $(...), quote or ; in it."
-    " Write {name} -c 'command \"$1\"' {name} {{}}, or leave {name} -c out"
-)
-_WARNING = (
-    "`{name}` reads the value as a part of its code."
-    " Hand it over as data: as an argument of its own, or in the environment (VALUE={{}} {name} ...)"
-)
-_WARNINGS: Mapping[str, str] = {
-    **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "su"), _SHELL_WARNING),
-    "eval": "`eval` reads the value as code, with any $(...), quote or ; in it. Leave eval out",
-    "ssh": (
-        "`ssh` hands its words to a shell on the other side, which reads the value as code."
-        " Write printf '%s\\0' {{}} | ssh host 'xargs -0 command'"
-    ),
-}
-_ARITHMETIC_WARNING = (
-    "$(( )) may read the value as code: some shells run what stands in an index, as in a[$(...)]."
-    " Check first that the value is a number"
-)
+        return "0" if quoting is None or replacement in COUNTERS else MARK

@@ -20,7 +20,7 @@ from manyhands.core.commands import Command
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     # Makes one piece of text from the values of a job, its sequence number and its slot.
     Maker = Callable[[Sequence[str], int, int], str]
@@ -68,16 +68,12 @@ class Template:
         if not replacement:
             raise UsageError("the replacement string is empty: write for example -I ,, and then ,, where the value goes")
         text = " ".join(words) or replacement
-        pattern = re.compile(f"{re.escape(replacement)}|{_REPLACEMENT}")
-        own_text = "" if replacement == "{}" else "{}"  # what -I has made an ordinary word
-        for text in (text, f"{text} {replacement}"):
-            replacements: list[_Replacement] = []
-            marked = pattern.sub(lambda match: _mark(match, own_text, replacements), text)  # noqa: B023 (used at once)
-            script = ShellText(marked, [replacement.text for replacement in replacements])
-            if any(place.quoting for place in script.places):
-                break
-        is_line = marked.rstrip(" ") == MARK and replacements[0].is_whole_value
-        return cls(text, tuple(replacements), script, shell=shell, is_line=is_line)
+        replacements, script = _read(text, replacement)
+        if not any(place.quoting for place in script.places):
+            text = f"{text} {replacement}"
+            replacements, script = _read(text, replacement)
+        is_line = script.text.rstrip(" ") == MARK and replacements[0].is_whole_value
+        return cls(text, replacements, script, shell=shell, is_line=is_line)
 
     def render(self, values: Sequence[str], sequence: int, slot: int) -> Command:
         """The command of one job.
@@ -90,7 +86,7 @@ class Template:
         args, _ = self._plans.get(len(values)) or self._plan(len(values))
         made = [arg if type(arg) is str else arg(values, sequence, slot) for arg in args]  # type: ignore[operator]
         if self._is_line:
-            return Command(args=plain_words(made[0]) or _shell_args(self.shell, made[0])[:-1])
+            made = plain_words(made[0]) or [self.shell, "-c", _no_option(made[0])]
         return Command(args=tuple(made))
 
     def display(self, values: Sequence[str], sequence: int, slot: int) -> str:
@@ -104,7 +100,11 @@ class Template:
         Known are nested shells (`sh -c`, `eval`, `ssh`, `su -c`), code handed to interpreters (`awk`, `sed`, `perl -e`,
         `python -c` and their like) and `$(( ))`. A value that is all of the code is taken to be meant as code.
         """
-        return [] if self._is_line else self._script.warnings()
+        if self._is_line:
+            return []
+        readers = [name for words in self._script.commands for name in _code_readers(words)]
+        found = [_WARNINGS.get(name, _WARNING).format(name=name) for name in readers]
+        return list(dict.fromkeys([*found, *([_ARITHMETIC_WARNING] if self._script.counts_with_values else [])]))
 
     def _plan(self, count: int) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
         """The arguments and the displayed line for rows of `count` values; laid out once for each count."""
@@ -134,7 +134,8 @@ class Template:
         script = self._filled(makers, refer)
         if prefix:
             script.insert(0, "".join([f"{name}=${{{number}}}; " for number, name in enumerate(names.values(), 1)]))
-        args = (*_shell_args(self.shell, _joined(script)), *names)
+        script[0] = _no_option(str(script[0]))
+        args = (self.shell, "-c", _joined(script), "sh", *names)
         if all(place.is_pasteable for place in self._script.places):
             return args, tuple(self._filled(makers, _paste))
         return args, tuple(_between([_changed(piece, quote) for piece in args], " "))
@@ -181,12 +182,21 @@ class _Replacement(NamedTuple):
         return [_value(self.number - 1 if self.number > 0 else self.number % count, self.change)]
 
 
-def _mark(match: re.Match[str], own_text: str, replacements: list[_Replacement]) -> str:
-    text, number = match[0], match["number"]
-    if text == own_text:
-        return text
-    replacements.append(_Replacement(text, int(number) if number else None, match["change"] or "", match["counter"] or ""))
-    return MARK
+def _read(text: str, replacement: str) -> tuple[tuple[_Replacement, ...], ShellText]:
+    """Put marks for the replacement strings of `text`, and read it."""
+    replacements: list[_Replacement] = []
+
+    def mark(match: re.Match[str]) -> str:
+        if match[0] == "{}" != replacement:
+            return match[0]  # -I has made it an ordinary word
+        number = match["number"]
+        replacements.append(
+            _Replacement(match[0], int(number) if number else None, match["change"] or "", match["counter"] or "")
+        )
+        return MARK
+
+    marked = re.sub(f"{re.escape(replacement)}|{_REPLACEMENT}", mark, text)
+    return tuple(replacements), ShellText(marked, [found.text for found in replacements])
 
 
 def _sequence(values: Sequence[str], sequence: int, slot: int) -> str:
@@ -231,10 +241,9 @@ _CHANGES: Mapping[str, Callable[[str], str]] = {
 }
 
 
-def _shell_args(shell: str, script: Piece) -> tuple[Piece, ...]:
-    # With a blank in front, a script that begins with a dash is no option of the shell.
-    is_like_option = isinstance(script, str) and script[:1] in ("-", "+")
-    return (shell, "-c", f" {script}" if is_like_option else script, "sh")
+def _no_option(script: str) -> str:
+    """`script` so that `sh -c` does not take it for one of its options."""
+    return f" {script}" if script.startswith(("-", "+")) else script
 
 
 def _filled_words(words: Sequence[str], makers: Sequence[Sequence[Maker]]) -> tuple[Piece, ...]:
@@ -272,3 +281,72 @@ def _changed(piece: Piece, change: Callable[[str], str]) -> Piece:
     if isinstance(piece, str):
         return change(piece)
     return lambda *job: change(piece(*job))
+
+
+# Options whose value is code, by the name of the program without its version.
+_CODE_OPTIONS = {
+    **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "su", "python"), "c"),
+    **{"perl": "eE", "ruby": "e", "node": "ep", "php": "r"},
+}
+_OPTIONS_WITH_VALUE = frozenset(("-o", "+o", "-O", "+O", "-W", "-X", "-I"))
+# What an argument that is code looks like, for programs that take code as an ordinary argument.
+_CODE_ARGUMENTS = {
+    **dict.fromkeys(("awk", "gawk", "mawk", "nawk"), re.compile(r".*\{", re.DOTALL)),
+    "sed": re.compile(r"[0-9,$/!]*[sy]([^\w\s]).*\1", re.DOTALL),
+}
+_SSH_OPTIONS_WITH_VALUE = "BbcDEeFIiJLlmOopQRSWw"
+_SHELL_WARNING = (
+    "`{name} -c` reads the value as code, with any $(...), quote or ; in it."
+    " Write {name} -c 'command \"$1\"' {name} {{}}, or leave {name} -c out"
+)
+_WARNING = (
+    "`{name}` reads the value as a part of its code."
+    " Hand it over as data: as an argument of its own, or in the environment (VALUE={{}} {name} ...)"
+)
+_WARNINGS: Mapping[str, str] = {
+    **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "su"), _SHELL_WARNING),
+    "eval": "`eval` reads the value as code, with any $(...), quote or ; in it. Leave eval out",
+    "ssh": (
+        "`ssh` hands its words to a shell on the other side, which reads the value as code."
+        " Write printf '%s\\0' {{}} | ssh host 'xargs -0 command'"
+    ),
+}
+_ARITHMETIC_WARNING = (
+    "$(( )) may read the value as code: some shells run what stands in an index, as in a[$(...)]."
+    " Check first that the value is a number"
+)
+
+
+def _code_readers(words: Sequence[str]) -> Iterator[str]:
+    """The names of the programs in a simple command that read a value as a part of their code."""
+    for index, word in enumerate(words):
+        name = word[word.rfind("/") + 1 :]
+        rest = words[index + 1 :]
+        if name == "eval" and not index:
+            code = [" ".join(rest)]
+        elif name == "ssh":
+            code = [" ".join(_after_ssh_host(rest))]
+        elif name in _CODE_ARGUMENTS:
+            code = [argument for argument in rest if _CODE_ARGUMENTS[name].match(argument)]
+        else:
+            code = _option_values(rest, _CODE_OPTIONS.get(name.rstrip("0123456789."), ""), may_follow_words=name == "su")
+        # A value that is all of the code was meant as code.
+        if any(MARK in text and text != MARK for text in code):
+            yield name
+
+
+def _option_values(words: Sequence[str], letters: str, *, may_follow_words: bool) -> list[str]:
+    for index, word in enumerate(words[:-1]) if letters else ():
+        if word.startswith("-") and not word.startswith("--") and word[-1] in letters:
+            return [words[index + 1]]
+        is_option = word.startswith(("-", "+")) or (index and words[index - 1] in _OPTIONS_WITH_VALUE)
+        if not is_option and not may_follow_words:
+            break
+    return []
+
+
+def _after_ssh_host(words: Sequence[str]) -> Sequence[str]:
+    index = 0
+    while index < len(words) and words[index].startswith("-"):
+        index += 2 if len(words[index]) == 2 and words[index][1] in _SSH_OPTIONS_WITH_VALUE else 1
+    return words[index + 1 :]

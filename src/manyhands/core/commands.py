@@ -50,7 +50,8 @@ class CompletedCommand:
         started_at: seconds since the epoch.
         duration_s: wall time from start to end.
         user_cpu_s, system_cpu_s: CPU time of it and of its children that it waited for.
-        peak_memory_bytes: the largest resident size among them. The kernel counts from before the program was loaded, so it is never
+        peak_memory_bytes: the largest resident size among them. The kernel counts from before the program was loaded, so it is
+        never
             less than what the starting process had.
     """
 

@@ -130,7 +130,8 @@ class Crew:
         if worker.stop is not None or worker.state is WorkerState.STARTING:
             return  # it will be gone, or up, in a moment
         if worker.batches:
-            self.single[worker.id] = None
+            if not worker.batches[0].abandoned:
+                self.single[worker.id] = None
         else:
             self.single.pop(worker.id, None)
             worker.state = WorkerState.IDLE

@@ -68,9 +68,9 @@ class JobClosed(NamedTuple):
 
 
 class JobCancelled(NamedTuple):
-    """Nobody wants the rest of the job: what has not begun is dropped, what still runs after `stop_after_s` is stopped if it can be.
+    """Nobody wants the rest of the job: what has not begun is dropped.
 
-    `grace_s` takes the place of the policy's when it is not None.
+    What still runs after `stop_after_s` is stopped, if it can be. `grace_s` takes the place of the policy's when it is not None.
     """
 
     job_id: int

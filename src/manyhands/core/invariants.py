@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from manyhands.core.crew import Worker
     from manyhands.core.jobs import Job
 
-__all__ = ["Belief", "CheckedScheduler", "Ledger", "check"]
+__all__ = ["Belief", "CheckedScheduler", "Ledger", "check", "check_belief"]
 
 Belief = dict[int, list[tuple[int, int]]]
 """For each living worker, by id: (batch id, tasks whose end was not reported) of each batch that it has, in the order sent."""
@@ -54,7 +54,7 @@ def check(scheduler: Scheduler, *, believed_running: Mapping[int, Sequence[tuple
     _check_nobody_idles(scheduler)
     _check_timers(scheduler)
     if believed_running is not None:
-        _check_belief(scheduler, believed_running)
+        check_belief(scheduler, believed_running)
 
 
 def _broken(invariant: str, text: str, scheduler: Scheduler) -> InternalError:
@@ -212,7 +212,7 @@ def _check_timers(scheduler: Scheduler) -> None:
         raise _broken("I7", "the pause before the next start has no end", scheduler)
 
 
-def _check_belief(scheduler: Scheduler, believed: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+def check_belief(scheduler: Scheduler, believed: Mapping[int, Sequence[tuple[int, int]]]) -> None:
     """I9."""
     known = {worker.id: [(batch.id, batch.left) for batch in worker.batches] for worker in scheduler.crew}
     shell = {worker_id: list(batches) for worker_id, batches in believed.items()}

@@ -1,4 +1,7 @@
-"""A thread that runs what users hang on their futures, so that the I/O loop never runs user code. It exists only while there is work."""
+"""A thread that runs what users hang on their futures, so that the I/O loop never runs user code.
+
+It exists only while there is work.
+"""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ CGROUP_V1_PERIOD = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
 def cpu_count() -> int:
     """Count the CPUs that this process may use, at least 1.
 
-    The least of: CPU affinity (taskset), the cgroup's quota rounded up (containers), and, before all, `PYTHON_CPU_COUNT` when it is set,
-    as Python 3.13 has it.
+    The least of: CPU affinity (taskset), the cgroup's quota rounded up (containers), and, before all, `PYTHON_CPU_COUNT` when
+    it is set, as Python 3.13 has it.
     """
     wanted = os.environ.get("PYTHON_CPU_COUNT", "")
     if wanted.isdigit() and int(wanted) > 0:

@@ -1,8 +1,8 @@
 """One lock round one scheduler; performs the actions that it returns.
 
-`_lock` guards the scheduler, the sinks and the timer. It may be taken from any thread, and is held while workers are told what to do
-(they do not block), never while user code runs: outcomes are handed to their sinks after it was released. Order of locks: the engine's,
-then a worker kind's own, then the loop's.
+`_lock` guards the scheduler, the sinks and the timer. It may be taken from any thread, and is held while workers are told what
+to do (they do not block), never while user code runs: outcomes are handed to their sinks after it was released. Order of locks:
+the engine's, then a worker kind's own, then the loop's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Engine:
         observer: called with (event, now) for each event, with the lock held; for tests and progress. It must not block.
     """
 
-    def __init__(self, workers: Workers, max_workers: int, *, max_tasks_per_worker: int | None = None, is_daemon: bool = False) -> None:
+    def __init__(
+        self, workers: Workers, max_workers: int, *, max_tasks_per_worker: int | None = None, is_daemon: bool = False
+    ) -> None:
         self.kind = workers.kind
         self.max_workers = max_workers
         self.is_daemon = is_daemon
@@ -71,7 +73,7 @@ class Engine:
     # ---- for the public faces ---------------------------------------------------------------------------------------------
 
     def open_job(self, work: Work, sink: Sink, *, is_stream: bool = False) -> int:
-        """Begin a stream of tasks whose outcomes go to `sink`; returns its id. A stream keeps a forgotten pool's workers alive."""
+        """Begin a job whose outcomes go to `sink`; returns its id. A stream keeps the workers of a forgotten pool alive."""
         self.check_usable()
         job_id = next(self._job_ids)
         with self._lock:
@@ -109,7 +111,7 @@ class Engine:
         self.feed(ev.PoolClosed(cancel))
 
     def close_when_unused(self) -> None:
-        """The pool is forgotten: close as soon as no stream of it is open any more. A finalizer calls this, in whatever thread."""
+        """The pool is forgotten: close as soon as no stream of it is open. A finalizer calls this, in whatever thread."""
         self._is_forgotten = True
         if not self._streams:
             self.close(cancel=False)

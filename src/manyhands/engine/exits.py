@@ -49,8 +49,8 @@ def _wind_up() -> None:
 
 
 def _forget_after_fork() -> None:
-    # A forked child has the objects of its parent's pools, but none of their threads, and must not wait for them. Each is told, so
-    # that using it says what is wrong instead of hanging. The lock may be held by a thread that is not here: take a new one.
+    # A forked child has the objects of its parent's pools, but none of their threads, and must not wait for them. Each is told,
+    # so that using it says what is wrong instead of hanging. The lock may be held by a thread that is not here: take a new one.
     global _lock
     _lock = threading.Lock()
     for engine in _living:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from concurrent.futures import Future
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core.events import JobCancelled, TaskCancelled

@@ -33,7 +33,7 @@ class NotOpened:
 
 
 def values_of(payload: list[Any]) -> Iterator[Any]:
-    """Take the values out of a payload, first to last; `NotOpened` for one that cannot be rebuilt. Nothing keeps a value meanwhile."""
+    """Take the values out of a payload, first to last, keeping none; `NotOpened` stands for one that cannot be rebuilt."""
     payload.reverse()
     if type(payload) is Blobs:
         while payload:

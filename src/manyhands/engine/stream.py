@@ -32,11 +32,13 @@ ABANDON_S = 0.1  # what still runs so long after its map was abandoned is stoppe
 class Stream:
     """One map: draws the source, keeps the engine fed, and gives what was delivered, in order if that is wanted.
 
-    It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the thread
-    that shuts the pool down, which is why drawing has a lock.
+    It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the
+    thread that shuts the pool down, which is why drawing has a lock.
     """
 
-    def __init__(self, engine: Engine, workers: Workers, work: Work, source: Iterator[Any], *, ordered: bool, waits: bool = True) -> None:
+    def __init__(
+        self, engine: Engine, workers: Workers, work: Work, source: Iterator[Any], *, ordered: bool, waits: bool = True
+    ) -> None:
         self.policy = work.policy
         self.taken = 0
         self._engine = engine
@@ -147,7 +149,7 @@ class Stream:
             while len(items) < count:
                 before = len(items)
                 for item in islice(self._source, min(step, count - before)):
-                    items.append(item)  # noqa: PERF402  # extend would lose what came before an error
+                    items.append(item)  # extend would lose what came before an error
                 if len(items) - before < min(step, count - before):
                     self._exhausted = True
                     break

@@ -48,8 +48,8 @@ def open_progress(wanted: bool | Callable[[int, int | None], object], total: int
     """Begin to show progress.
 
     Args:
-        wanted: False: nothing; True: a bar on standard error; a callable: called as `wanted(done, total)` in the consumer's thread.
-        total: number of tasks, None when unknown.
+        wanted: False: nothing; True: a bar on standard error; a callable: called as `wanted(done, total)` in the consumer's
+        thread. total: number of tasks, None when unknown.
         unit: what a task is called.
     """
     if wanted is False:

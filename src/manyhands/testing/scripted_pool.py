@@ -15,7 +15,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core import events as ev
-from manyhands.core.invariants import CheckedScheduler, check
+from manyhands.core.invariants import CheckedScheduler, check_belief
 from manyhands.core.tasks import Policy
 from manyhands.testing.clock import ManualClock
 from manyhands.testing.scripted import ScriptedWorkers
@@ -58,7 +58,7 @@ class ScriptedPool:
                 self.observer(action)
                 self.actions.append(action)
                 inbox.extend(self._perform(action))
-        check(self.scheduler, believed_running=self.workers.belief())
+        check_belief(self.scheduler, self.workers.belief())
 
     def _perform(self, action: ev.Action) -> Sequence[ev.Event]:
         match action:

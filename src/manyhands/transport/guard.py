@@ -1,8 +1,9 @@
 """No orphans: a tiny process that ends what we started when we are gone, even by SIGKILL.
 
-Everything that we start carries a mark in its environment, which its own children inherit, whatever process group or session they make.
-The guard, a shell of 1 MB, waits on a pipe of which we hold the other end. When that ends without a word, it kills, by SIGKILL,
-every process that carries the mark. It works where there is /proc; elsewhere worker processes notice the end of their pipes.
+Everything that we start carries a mark in its environment, which its own children inherit, whatever process group or session
+they make. The guard, a shell of 1 MB, waits on a pipe of which we hold the other end. When that ends without a word, it kills,
+by SIGKILL, every process that carries the mark. It works where there is /proc; elsewhere worker processes notice the end of
+their pipes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whole lines: whatever many workers write at once, nothing is torn or mixed within a line.
 
-Each worker process has pipes of its own for standard output and standard error. The I/O loop cuts what comes into lines; one thread
-writes them, so that a slow terminal holds up output only, and tells the loop to stop reading when too much has piled up.
+Each worker process has pipes of its own for standard output and standard error. The I/O loop cuts what comes into lines; one
+thread writes them, so that a slow terminal holds up output only, and tells the loop to stop reading when too much has piled up.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ class IoLoop:
             calls.clear()
             assert selector is not None
             for key, events in selector.select(wait_s):
-                # 1. Two descriptors are ready. 2. What is done for the first one closes the second, and perhaps opens another file
-                # with its number. 3. The key of the second is no longer registered, so nobody is called for it.
+                # 1. Two descriptors are ready. 2. What is done for the first one closes the second, and perhaps opens another
+                # file with its number. 3. The key of the second is no longer registered, so nobody is called for it.
                 if selector.get_map().get(key.fd) is key:
                     self._guarded(key.data, events)
             with self._lock:

@@ -65,19 +65,20 @@ class Unloadable:
         self.error = error
 
 
-def dumps(value: Any, *, what: str | tuple[str, ...] = "value") -> bytes:
+def dumps(value: Any, *, what: str | tuple[str, ...] = "value", definitions: dict[type, bytes] | None = None) -> bytes:
     """Pickle `value`; functions and classes that the other process cannot import go by value.
 
     Args:
         what: the name of `value` in error messages; or a tuple of names, when `value` is a tuple, one for each member, as in
             `dumps((args, kwargs), what=("args", "kwargs"))`.
+        definitions: one new dict for all values of a batch saves defining a class of `__main__` for each of them.
 
     Raises:
         NotPicklable: names what could not be pickled, and where it is, as in `args[1].lock`; the reason is its `__cause__`.
             Only what is no `Exception`, such as `KeyboardInterrupt`, comes through as it is.
     """
     try:
-        return encode(value, {})
+        return encode(value, {} if definitions is None else definitions)
     except Exception as error:
         raise _refusal(value, what, error) from error
 
@@ -125,19 +126,19 @@ def is_by_reference(function: Callable[..., Any]) -> bool:
     return found is function
 
 
-def initialize(dumped: bytes, arguments: tuple[Any, ...]) -> None:
-    """Load an initializer, and call it; runs in the worker.
+def initialize(dumped: bytes, dumped_arguments: bytes) -> None:
+    """Load an initializer and its arguments, and call it; runs in the worker.
 
     One that came by value has globals of its own, as each such function has. What it assigns to them (`global model`) is then put
     into the globals of the functions of `__main__` that are loaded after it, as it would be if they shared a module.
     """
     if _MAIN_MARK not in dumped:
-        loads(dumped)(*arguments)
+        loads(dumped)(*loads(dumped_arguments))
         return
     from manyhands.transport import by_value  # imports cloudpickle, as loading the function does
 
     with by_value.keeping_globals():
-        loads(dumped)(*arguments)
+        loads(dumped)(*loads(dumped_arguments))
 
 
 def are_scalars(values: list[Any]) -> bool:

@@ -1,7 +1,7 @@
 """Commands as workers: each slot runs one program at a time, in a process group of its own.
 
-Everything here happens in the I/O loop's thread: `posix_spawn`, reading what the programs write, noticing their ends by pidfds. The
-engine's calls hand it over. `_reaping` guards the one thing that others do: signalling a program that may just be ending.
+Everything here happens in the I/O loop's thread: `posix_spawn`, reading what the programs write, noticing their ends by pidfds.
+The engine's calls hand it over. `_reaping` guards the one thing that others do: signalling a program that may just be ending.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ RESTORED_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
 
 
 class Launch(NamedTuple):
-    """A command whose caller wants to know when it has started: `on_start(pid)` is called in the loop's thread, and must not block."""
+    """A command whose caller wants to know when it has started.
+
+    `on_start(pid)` is called in the loop's thread, and must not block.
+    """
 
     command: Command
     on_start: Callable[[int], None]

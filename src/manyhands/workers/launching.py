@@ -49,8 +49,8 @@ class Launched:
     stdout: int
     stderr: int
     sentinel: int | None
-    running: memoryview
-    since: memoryview
+    running: memoryview[int]
+    since: memoryview[float]
     process: subprocess.Popen[bytes] | BaseProcess
 
     def descriptors(self) -> list[int]:
@@ -268,9 +268,9 @@ def _live(ends: list[Any], to_close: list[int], initializer: Callable[..., objec
     for source, target in ((null, 0), (fds[4], 1), (fds[5], 2)):
         os.dup2(source, target)
         os.close(source)
-    sys.stdin = open(0, closefd=False)
-    sys.stdout = open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", closefd=False)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # for the rest of the process
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     _prepare_streams()
     child = Child(*fds[:4])
     child.set_up()

@@ -1,15 +1,15 @@
 """What runs in a worker process. It imports little, so that a worker is there in milliseconds.
 
-Two threads: the main one takes batches and runs their items; the assistant waits on the control pipe, and when the parent recalls a
-batch it reports what has ended and gives back what has not begun, though the main thread is in the middle of an item. When the
-control pipe ends, the parent is dead, and so is everything here.
+Two threads: the main one takes batches and runs their items; the assistant waits on the control pipe, and when the parent
+recalls a batch it reports what has ended and gives back what has not begun, though the main thread is in the middle of an item.
+When the control pipe ends, the parent is dead, and so is everything here.
 
-Who may touch what: `pending` and `ended` are deques of which single ends are taken, which is atomic. `_reading` guards the data pipe
-and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that results leave in order.
+Who may touch what: `pending` and `ended` are deques of which single ends are taken, which is atomic. `_reading` guards the data
+pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that results leave in order.
 
-Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is, or a
-1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks that succeeded
-and ("f", began, ended, packed failure, could not be loaded) for one that failed.
+Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is,
+or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks
+that succeeded and ("f", began, ended, packed failure, could not be loaded) for one that failed.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ class Child:
             except IndexError:
                 break
             offset += 1
-            # The order counts: the parent may read in between, and must rather see the old task with the new time than the reverse.
+            # The order counts: the parent may read in between, and must rather see the old task with the new time than the
+            # reverse.
             since[0] = now
             running[0] = token + offset + 1
             loaded = False
@@ -262,7 +263,7 @@ class Child:
                 self._give_back(frame[1])
 
     def _give_back(self, batch_id: int) -> None:
-        """Report what has ended, and give back all that has not begun: of the running batch, and batches that wait in the pipe."""
+        """Report what has ended; give back what has not begun, of the running batch and of those that wait in the pipe."""
         if self._batch_id == batch_id:
             count = 0
             while True:

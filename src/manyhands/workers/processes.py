@@ -1,7 +1,7 @@
 """Child processes as workers: one channel of private pipes for each, all driven by one I/O loop.
 
-No lock and no queue is shared between processes, so that SIGKILL at any instant can harm one conversation only. The end of a process
-is an event of its own (pidfd, or the end of its result pipe), and a word of shared memory says which task it was running.
+No lock and no queue is shared between processes, so that SIGKILL at any instant can harm one conversation only. The end of a
+process is an event of its own (pidfd, or the end of its result pipe), and a word of shared memory says which task it was running.
 
 Threads: the engine calls with its lock held, from any thread; launching, reading and burying happen in the loop's thread.
 `_Channel.lock` guards what both touch: the bytes still to be written, and whether the process can still be signalled.

@@ -39,9 +39,9 @@ class Unsendable(NamedTuple):
 class Workers(Protocol):
     """All workers of one pool, of one kind.
 
-    The engine calls these methods with its lock held, from any thread: they must not block, nor call `report` themselves before they
-    return. What has happened already is returned as events; what happens later is reported by `report(collect)`: the engine takes
-    its lock and then calls `collect` for the events, so that what one worker reports keeps its order.
+    The engine calls these methods with its lock held, from any thread: they must not block, nor call `report` themselves before
+    they return. What has happened already is returned as events; what happens later is reported by `report(collect)`: the
+    engine takes its lock and then calls `collect` for the events, so that what one worker reports keeps its order.
     """
 
     kind: str

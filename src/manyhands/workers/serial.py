@@ -1,4 +1,7 @@
-"""No worker at all: tasks run in the thread that waits for them. For debugging, for profiling, and as the baseline of every speed-up."""
+"""No worker at all: tasks run in the thread that waits for them.
+
+For debugging, for profiling, and as the baseline of every speed-up.
+"""
 
 from __future__ import annotations
 

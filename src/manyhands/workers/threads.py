@@ -1,7 +1,7 @@
 """Threads as workers: each takes batches from an inbox of its own.
 
-They share the memory of the program, so nothing is pickled; the GIL lets one of them run Python at a time; and they can neither be
-stopped nor isolated: a task that times out keeps its thread until it ends, and a segfault ends the program.
+They share the memory of the program, so nothing is pickled; the GIL lets one of them run Python at a time; and they can neither
+be stopped nor isolated: a task that times out keeps its thread until it ends, and a segfault ends the program.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ FLUSH_S = 0.005  # results of a batch that takes longer are reported in between
 class _Hand:
     """One worker thread. What it has not begun is in `pending`, what has ended and was not reported in `ended`.
 
-    Both are deques whose ends are taken one by one, which is atomic; `ended` is emptied under the engine's lock only. `offset` and
-    `began` are written by the thread alone.
+    Both are deques whose ends are taken one by one, which is atomic; `ended` is emptied under the engine's lock only. `offset`
+    and `began` are written by the thread alone.
     """
 
     __slots__ = ("batch", "began", "ended", "id", "inbox", "offset", "pending", "reported_at", "thread")

@@ -1,0 +1,177 @@
+"""A pool under random work and random mishaps, every event of it checked. Run as a program, it tries one seed after another:
+
+    python tests/core/simulation.py --seeds 0-99
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from core.witness import JobSeen, Witness
+from manyhands.core import events as ev
+from manyhands.core.tasks import Success, WorkerEnd
+from manyhands.testing import ScriptedPool
+
+PAUSES_S = (0.0, 0.0001, 0.0003, 0.001, 0.001, 0.005, 0.03, 0.2, 3.0)
+
+
+class Simulation:
+    """One pool, from its opening to its end, as one seed wants it.
+
+    Attributes:
+        steps: how many random steps are made before the pool is closed and may finish.
+    """
+
+    def __init__(self, seed: int, *, steps: int = 400) -> None:
+        self.chance = chance = random.Random(seed)
+        self.steps = steps
+        self.mishaps = chance.choice((0.0, 0.1, 0.5, 1.5))
+        self.pool = ScriptedPool(
+            chance.randint(1, 4),
+            can_stop=chance.random() < 0.7,
+            max_tasks_per_worker=chance.choice((None, None, 1, 7, 40)),
+        )
+        self.witness = Witness(self.pool)
+        self.fails = chance.random() < 0.1
+        self.is_hasty = chance.random() < 0.5  # little time passes, so that tasks look short
+        self.moves = [
+            (self.work, 40),
+            (self.pass_time, 12),
+            (self.open_job, 2),
+            (self.add, 10),
+            (self.close_job, 1),
+            (self.cancel_job, 0.6),
+            (self.cancel_task, 2),
+            (self.take, 6),
+            (self.say_stale_things, 3),
+            (self.fail, 0.1 if self.fails else 0.0),
+        ]
+
+    def run(self) -> Witness:
+        """Live it all. Raises AssertionError (`InternalError` is one) when something is not as promised."""
+        for _ in range(self.steps):
+            moves, weights = zip(*self.moves, strict=True)
+            self.chance.choices(moves, weights)[0]()
+        if self.chance.random() < 0.2:
+            self.pool.close(cancel=True)
+        self.pool.finish(self.chance)
+        lost = {
+            job_id: job.added - job.delivered for job_id, job in self.witness.jobs.items() if job.added != job.delivered or not job.ended
+        }
+        assert not lost, f"jobs that did not end, and how many of their tasks have no outcome: {lost}"
+        return self.witness
+
+    # ---- moves ------------------------------------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        for _ in range(self.chance.randint(1, 4)):
+            self.pool.workers.step(self.chance, mishaps=self.mishaps)
+
+    def pass_time(self) -> None:
+        self.pool.advance(self.chance.choice(PAUSES_S[:4] if self.is_hasty and self.chance.random() < 0.95 else PAUSES_S))
+        self.witness.check_nobody_is_late()
+
+    def open_job(self) -> None:
+        chance = self.chance
+        self.pool.open_job(
+            timeout_s=chance.choice((None, None, 0.002, 0.05, 1.0)),
+            retries=chance.choice((0, 0, 1, 3)),
+            retry_delay_s=chance.choice((0.0, 0.0, 0.004, 0.1)),
+            priority=chance.choice((0, 0, 0, 1, -1)),
+            grace_s=chance.choice((0.0, 0.5)),
+            batch_size=chance.choice((None, None, None, 1, 3, 20)),
+            window=chance.choice((None, None, 5, 60)),
+        )
+
+    def add(self) -> None:
+        for job_id, job in self._some_job():
+            if job_id not in self._open_jobs():
+                return
+            count = self.chance.choice((1, 1, 3, 20, 120))
+            if job.policy.window is not None or self.chance.random() < 0.5:
+                count = min(count, self.pool.scheduler.room(job_id, consumer_waits=self.chance.random() < 0.5))
+            if count > 0:
+                self.pool.add(job_id, count, payload_bytes=self.chance.choice((0, 10, 50_000)) * count)
+
+    def close_job(self) -> None:
+        for job_id, _ in self._some_job():
+            self.pool.feed(ev.JobClosed(job_id))
+
+    def cancel_job(self) -> None:
+        for job_id, _ in self._some_job():
+            self.pool.feed(ev.JobCancelled(job_id, self.chance.choice((0.0, 0.01, 0.1))))
+
+    def cancel_task(self) -> None:
+        for job_id, job in self._some_job():
+            if job.added:
+                index = self.chance.randrange(job.added) if self.chance.random() < 0.8 else job.added - 1
+                is_waiting = self.witness.is_waiting(job_id, index)
+                self.pool.feed(ev.TaskCancelled(job_id, index))
+                outcome = self.pool.outcomes.get((job_id, index))
+                assert not is_waiting or (outcome is not None and outcome.state == "cancelled"), f"task {index} waits, and goes on"
+
+    def take(self) -> None:
+        for job_id, job in self._some_job():
+            if job.untaken and not job.ended:
+                self.pool.feed(ev.OutcomesTaken(job_id, self.chance.randint(1, job.untaken)))
+
+    def say_stale_things(self) -> None:
+        """Things about what is over: they change nothing, which the checked scheduler sees to."""
+        batches = [batch_id for batch_id in self.witness.sent if batch_id not in self.pool.scheduler.batches][-5:]
+        workers = [sent.worker_id for sent in self.witness.sent.values() if sent.worker_id not in self.pool.workers.workers][-5:]
+        jobs = [job_id for job_id, job in self.witness.jobs.items() if job.ended][-5:]
+        now = self.pool.clock()
+        self.pool.feed(ev.TimePassed())  # what time alone would change has changed
+        for batch_id in batches[:1]:
+            self.pool.feed(ev.BatchProgressed(batch_id, [Success(1, [None], now, now)]))
+            self.pool.feed(ev.BatchReturned(batch_id, 1), ev.ItemObserved(batch_id, 0, 0.0))
+        for worker_id in workers[:1]:
+            self.pool.feed(ev.WorkerStarted(worker_id), ev.WorkerEnded(worker_id, WorkerEnd(signal=9), (batches[0], 0)))
+        for job_id in jobs[:1]:
+            self.pool.scheduler.handle(ev.JobClosed(job_id), now)
+            self.pool.scheduler.handle(ev.JobCancelled(job_id, 0.0), now)
+            self.pool.scheduler.handle(ev.TaskCancelled(job_id, 0), now)
+            self.pool.scheduler.handle(ev.OutcomesTaken(job_id, 1), now)
+
+    def fail(self) -> None:
+        self.pool.feed(ev.PoolFailed(RuntimeError("the initializer raises")))
+
+    def _open_jobs(self) -> set[int]:
+        return {job_id for job_id, job in self.pool.scheduler.jobs.items() if not job.closed}
+
+    def _some_job(self) -> list[tuple[int, JobSeen]]:
+        """One of the last few jobs, or none when there are none."""
+        jobs = [item for item in list(self.witness.jobs.items())[-6:] if not item[1].ended]
+        return [self.chance.choice(jobs)] if jobs else []
+
+
+def run_seeds(seeds: range, *, steps: int = 400) -> Counter[str]:
+    """Live one simulation for each seed; tells what has happened in all of them. A failure says its seed."""
+    seen: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            seen += Simulation(seed, steps=steps).run().seen
+        except BaseException as error:
+            error.add_note(f"to see it again: python tests/core/simulation.py --seeds {seed}-{seed} --steps {steps}")
+            raise
+    return seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", default="0-49")
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    first, last = options.seeds.split("-")
+    print(dict(run_seeds(range(int(first), int(last) + 1), steps=options.steps)))
+
+
+if __name__ == "__main__":
+    main()
