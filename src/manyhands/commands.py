@@ -12,6 +12,7 @@ from manyhands.core.commands import Command, CompletedCommand
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.engine.courier import shared_courier
 from manyhands.engine.engine import Engine
 from manyhands.errors import TaskTimeout, UsageError
 from manyhands.workers.commands import CommandWorkers, Finished, Launch
@@ -172,44 +173,48 @@ class RunningCommand:
 
     def deliver(self, delivery: Deliver) -> None:
         """Take the outcome from the engine."""
+        # Much output takes long to put together, and the future's callbacks are the user's: neither belongs into the I/O loop.
+        shared_courier().carry(lambda: self._deliver(delivery))
+
+    def _deliver(self, delivery: Deliver) -> None:
         try:
-            self._deliver(delivery)
+            completed = self._outcome(delivery)
+        except BaseException as error:  # an outcome is delivered
+            self.future.set_exception(error)
+        else:
+            if completed is not None:
+                self.future.set_result(completed)
+            else:  # stopped before it began
+                self.future.cancel()
+                self.future.set_running_or_notify_cancel()
         finally:
             self._has_started.set()
 
-    def _deliver(self, delivery: Deliver) -> None:
+    def _outcome(self, delivery: Deliver) -> CompletedCommand | None:
+        """What the command came to, None when it never began; raises what the caller shall see raised."""
         result = delivery.result
+        finished: Finished | None = None
         if isinstance(result, Success):
-            self.future.set_result(self._completed(result.payload[0]))
+            finished = result.payload[0]
+        elif isinstance(result, WorkerEnd):
+            finished = result.left_behind
         elif isinstance(result, Failure) and isinstance(result.payload, Finished):
-            self._deliver_failed(result.payload)
+            finished = result.payload
         elif isinstance(result, Failure):
-            self.future.set_exception(result.payload)
-        elif isinstance(result, WorkerEnd) and isinstance(result.left_behind, Finished):
-            self._deliver_stopped(delivery.state, self._completed(result.left_behind))
-        else:  # stopped before it began
-            self.future.cancel()
-            self.future.set_running_or_notify_cancel()
-
-    def _deliver_failed(self, finished: Finished) -> None:
+            raise result.payload
+        if finished is None:
+            return None
         lost = finished.stdout.error or finished.stderr.error
         if lost is not None:
             lost.add_note("while the output of the command was kept in a temporary file")
-            self.future.set_exception(lost)
-        else:
-            self.future.set_result(self._completed(finished))
-
-    def _deliver_stopped(self, state: State, completed: CompletedCommand) -> None:
-        if state is not State.TIMED_OUT:
-            self.future.set_result(completed)
-            return
-        timeout_s = self._policy.timeout_s or 0.0
-        error = TaskTimeout(f"{completed.args[0]!r} ran longer than {timeout_s:g} s and was stopped", timeout_s=timeout_s)
-        error.completed = completed
-        self.future.set_exception(error)
-
-    def _completed(self, finished: Finished) -> CompletedCommand:
-        return completed_command(finished, text=self._text)
+            raise lost
+        completed = completed_command(finished, text=self._text)
+        if delivery.state is State.TIMED_OUT:
+            timeout_s = self._policy.timeout_s or 0.0
+            error = TaskTimeout(f"{completed.args[0]!r} ran longer than {timeout_s:g} s and was stopped", timeout_s=timeout_s)
+            error.completed = completed
+            raise error
+        return completed
 
 
 def completed_command(finished: Finished, *, text: bool) -> CompletedCommand:

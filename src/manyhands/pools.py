@@ -1,8 +1,10 @@
 """Pools: `concurrent.futures` executors that lose nothing.
 
-with Pool("process") as pool:
-for result in pool.map(function, items):
-...
+Example:
+    >>> from manyhands import Pool
+    >>> with Pool("thread", 2) as pool:
+    ...     list(pool.map(len, ["one", "three"]))
+    [3, 5]
 """
 
 from __future__ import annotations
@@ -157,7 +159,7 @@ class Pool(Executor):
         policy = _policy(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace)
         return Options(self, policy, key)
 
-    def map(  # type: ignore[override]  # `timeout` counts for each item, see below
+    def map(  # `timeout` counts for each item, see below
         self,
         fn: Callable[..., T],
         /,

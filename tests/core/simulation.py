@@ -1,6 +1,6 @@
 """A pool under random work and random mishaps, every event of it checked. Run as a program, it tries one seed after another:
 
-    python tests/core/simulation.py --seeds 0-99
+python tests/core/simulation.py --seeds 0-99
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Simulation:
             self.pool.close(cancel=True)
         self.pool.finish(self.chance)
         lost = {
-            job_id: job.added - job.delivered for job_id, job in self.witness.jobs.items() if job.added != job.delivered or not job.ended
+            job_id: job.added - job.delivered
+            for job_id, job in self.witness.jobs.items()
+            if job.added != job.delivered or not job.ended
         }
         assert not lost, f"jobs that did not end, and how many of their tasks have no outcome: {lost}"
         return self.witness
@@ -115,7 +117,9 @@ class Simulation:
                 is_waiting = self.witness.is_waiting(job_id, index)
                 self.pool.feed(ev.TaskCancelled(job_id, index))
                 outcome = self.pool.outcomes.get((job_id, index))
-                assert not is_waiting or (outcome is not None and outcome.state == "cancelled"), f"task {index} waits, and goes on"
+                assert not is_waiting or (outcome is not None and outcome.state == "cancelled"), (
+                    f"task {index} waits, and goes on"
+                )
 
     def take(self) -> None:
         for job_id, job in self._some_job():

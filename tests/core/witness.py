@@ -66,6 +66,7 @@ class Witness:
     # ---- events and actions -----------------------------------------------------------------------------------------------
 
     def observe(self, what: ev.Event | ev.Action) -> None:
+        self.seen["events and actions"] += 1
         match what:
             case ev.JobOpened(job_id, policy):
                 self.jobs[job_id] = JobSeen(policy)
@@ -126,6 +127,7 @@ class Witness:
         if event.worker_id not in self.pool.scheduler.crew.workers:
             self.seen["stale end"] += 1
             return
+        self.seen["left"] += event.end.exit_status == 0
         mine = {batch_id: sent for batch_id, sent in self.sent.items() if sent.worker_id == event.worker_id}
         named = self.named.get(event.worker_id)
         culprit, blame = (named, STOPPED) if named is not None else (event.running, State.CRASHED)
@@ -174,6 +176,7 @@ class Witness:
                 assert len(blames) <= job.policy.retries, story
             case State.FAILED if isinstance(result, BaseException):
                 assert result is self.pool.scheduler.failure, story
+                self.seen["failed with the pool"] += 1
             case State.FAILED:
                 assert isinstance(result, Failure), story
                 assert blames[-1] == State.FAILED, story

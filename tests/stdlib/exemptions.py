@@ -62,8 +62,8 @@ EXEMPT = (
     ),
     LeftOut(
         f"{PROCESS_POOL}.test_traceback",
-        "Wants the cause of a remote exception to be of the private class `_RemoteTraceback`, and reads its `tb`. Ours is the public "
-        "`manyhands.errors.RemoteTraceback`, which holds the same text.",
+        "Wants the cause of a remote exception to be of the private class `_RemoteTraceback`, and reads its `tb`. Ours is the "
+        "public `manyhands.errors.RemoteTraceback`, which holds the same text.",
     ),
     LeftOut(
         f"{PROCESS_POOL}.test_saturation",

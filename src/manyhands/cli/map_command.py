@@ -9,7 +9,8 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from manyhands.cli.interrupts import Interrupts, SourceInterrupted
-from manyhands.cli.options import MAP, resolve_jobs
+from manyhands.cli.map_options import MAP
+from manyhands.cli.options import resolve_jobs
 from manyhands.cli.output import OutputClosed, Printer, write_all
 from manyhands.cli.records import JsonCall
 from manyhands.core.events import JobCancelled
@@ -26,7 +27,7 @@ from manyhands.workers.protocol import CallStyle, Work
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from manyhands.cli.options import MapOptions
+    from manyhands.cli.map_options import MapOptions
     from manyhands.core.tasks import Outcome
 
 __all__ = ["main"]
@@ -38,6 +39,9 @@ FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 def main(arguments: Sequence[str]) -> int:
     """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant."""
     options, rest = MAP.parse(arguments)
+    if options.help:
+        print(MAP.help_text(), end="")
+        return 0
     if not rest:
         raise UsageError("name a function: manyhands map package.module:function [inputs ...]")
     sys.path.insert(0, os.getcwd())

@@ -43,6 +43,9 @@ class _Row(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant."""
     options, rest = RUN.parse(arguments)
+    if options.help:
+        print(RUN.help_text(), end="")
+        return 0
     words, sources = inputs.split_sources(rest, options)
     template = Template.parse(words, replacement=options.replacement)
     rows = enumerate_rows(inputs.rows(sources, sys.stdin.buffer, options))

@@ -7,7 +7,6 @@ the engine's, then a worker kind's own, then the loop's.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
@@ -61,7 +60,7 @@ class Engine:
         self._is_turning = False
         self._inbox: deque[ev.Event] = deque()
         self._sinks: dict[int, Sink] = {}
-        self._job_ids = itertools.count(1)
+        self._next_job_id = 1
         self._streams: set[int] = set()
         self._is_forgotten = False
         self._closed = False
@@ -75,8 +74,9 @@ class Engine:
     def open_job(self, work: Work, sink: Sink, *, is_stream: bool = False) -> int:
         """Begin a job whose outcomes go to `sink`; returns its id. A stream keeps the workers of a forgotten pool alive."""
         self.check_usable()
-        job_id = next(self._job_ids)
         with self._lock:
+            job_id = self._next_job_id
+            self._next_job_id += 1
             if is_stream:
                 self._streams.add(job_id)
             self._sinks[job_id] = sink

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import threading
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,7 @@ class TaskFuture(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end of the task, as `concurrent.futures.Future.exception` does."""
         error = super().exception(timeout)
-        if error is not None or type(self._result) is not _Sealed:  # type: ignore[attr-defined]
+        if error is not None or type(self._result) is not _Sealed:
             return error
         self._open()
         return super().exception(0)
@@ -94,8 +94,8 @@ class TaskFuture(Future[Any]):
 
     def _open(self) -> None:
         """Rebuild the result, once."""
-        with self._condition:  # type: ignore[attr-defined]
-            sealed = self._result  # type: ignore[has-type]
+        with self._condition:
+            sealed = self._result
             if type(sealed) is not _Sealed:
                 return
             value = next(values_of(Blobs([sealed.blob])))
@@ -151,7 +151,8 @@ class Submissions:
         self._workers = workers
         self._policy = policy
         self._futures: dict[int, TaskFuture] = {}
-        self._indices = itertools.count()
+        self._lock = threading.Lock()  # guards the next index: a counter of itertools is not safe without a GIL
+        self._next_index = 0
         self._work = workers.prepare(Work(None, CallStyle.CALL, policy))
         self._job_id = engine.open_job(self._work, self)
 
@@ -161,7 +162,9 @@ class Submissions:
         """Add one call."""
         engine = self._engine
         engine.check_usable()
-        index = next(self._indices)
+        with self._lock:
+            index = self._next_index
+            self._next_index += 1
         future = TaskFuture(self, index, key)
         items, payload_bytes = self._workers.pack([(function, args, kwargs)], self._work)
         if type(items[0]) is Unsendable:

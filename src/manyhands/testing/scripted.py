@@ -292,7 +292,7 @@ class ScriptedWorkers:
         if worker.is_stopped:
             steps.append((2.0, lambda: self.die(worker.id)))
         shows_item = worker.is_in_item or chance.random() < 0.7
-        steps.append((mishaps * 0.3, lambda: self.die(worker.id, shows_item=shows_item)))
+        steps.append((mishaps * (0.5 if worker.is_in_item else 0.1), lambda: self.die(worker.id, shows_item=shows_item)))
         return [step for step in steps if step[0] > 0]
 
     # ---- what the scheduler ought to believe ------------------------------------------------------------------------------
