@@ -16,9 +16,9 @@ WORKERS = 5
 ITEMS = 20
 WHOLE_LINE = re.compile(r"스레드 \d: 처리 완료 \d+")
 
-# The loop as it stands in many textbooks. `print` writes each of its pieces by itself, so lines of several threads run together; it
-# shows where output is not buffered (`python -u`, PYTHONUNBUFFERED=1). If `handle` raised, `task_done` would be missed, a thread
-# would be gone, and `join` would wait for ever.
+# The loop as it stands in many textbooks. `print` writes each of its pieces by itself, so lines of several threads run
+# together; it shows where output is not buffered (`python -u`, PYTHONUNBUFFERED=1). If `handle` raised, `task_done` would be
+# missed, a thread would be gone, and `join` would wait for ever.
 BY_HAND = f"""
 import queue, threading, time
 

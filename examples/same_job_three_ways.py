@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import manyhands
 
 HANDS = 4
-LIMITS = [20_000 + 1000 * step for step in range(8)]
+LIMITS = [80_000 + 1000 * step for step in range(8)]
 PAUSES_S = [0.1] * 8
 
 
@@ -56,7 +56,8 @@ def show(title: str, function: Callable, by_command: Callable, items: Iterable) 
     print(f"{'serial':10}{serial_s:8.2f} s")
     for name, way in ways.items():
         seconds, results = timed(way)
-        print(f"{name:10}{seconds:8.2f} s  속도 (speed-up) x{serial_s / seconds:.1f}  같은 결과 (same results): {results == expected}")
+        speed_up = f"속도 (speed-up) x{serial_s / seconds:.1f}"
+        print(f"{name:10}{seconds:8.2f} s  {speed_up}  같은 결과 (same results): {results == expected}")
     print()
 
 

@@ -21,12 +21,15 @@ REQUESTS = 50
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers after a little while, as if it had asked a database."""
+
     timeout = 5.0  # a client that says nothing must not keep a thread for ever
 
     def do_GET(self) -> None:
+        """Answer a request; called in a thread of the pool."""
         if self.path == "/broken":
             raise RuntimeError("이 요청은 실패합니다 (this request fails)")
-        time.sleep(0.05)  # the database, say
+        time.sleep(0.05)
         body = f"{self.path} by {threading.current_thread().name}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -34,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        pass
+        """Say nothing for each request."""
 
 
 class PoolServer(HTTPServer):
@@ -47,6 +50,7 @@ class PoolServer(HTTPServer):
         self._pool = pool
 
     def process_request(self, request: socket.socket, client_address: object) -> None:
+        """Hand a new connection to the pool, and go on accepting."""
         self._pool.submit(self._answer, request, client_address)
 
     def _answer(self, request: socket.socket, client_address: object) -> None:

@@ -87,7 +87,7 @@ def kill(processes: Iterable[Process]) -> None:
 def take_snapshot(*folders: Path) -> Snapshot:
     """What is there now; `folders` are those in which new visible entries count as files left behind."""
     return Snapshot(
-        processes=frozenset(process for process in _session_processes() if process.pid != _resource_tracker_pid()),
+        processes=frozenset(process for process in _session_processes() if process.pid not in _lasting_pids()),
         threads=frozenset(thread for thread in threading.enumerate() if not thread.daemon and not _is_pytests(thread)),
         descriptors=len(os.listdir(_DESCRIPTORS)),
         shared_memory=frozenset(_our_segments()),
@@ -153,6 +153,16 @@ def _resource_tracker_pid() -> int | None:
     """The helper that multiprocessing starts with its first shared memory, and keeps for the life of the process."""
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
     return getattr(tracker, "_pid", None)
+
+
+def _guard_pid() -> int | None:
+    """The process that ends our workers when we are gone; it lives as long as we do."""
+    guard = getattr(sys.modules.get("manyhands.transport.guard"), "_shared", None)
+    return getattr(getattr(guard, "_process", None), "pid", None)
+
+
+def _lasting_pids() -> set[int | None]:
+    return {_resource_tracker_pid(), _guard_pid()}
 
 
 def _compare(before: Snapshot, after: Snapshot, descriptor_limit: int) -> list[str]:

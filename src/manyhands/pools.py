@@ -91,25 +91,37 @@ class Pool(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         _check_max_tasks(max_tasks_per_child)
-        self._kind = kind
-        self._threads: set[threading.Thread] = set()
+        threads: set[threading.Thread] = set()
         if kind == "process":
             workers = self._process_workers(initializer, initargs, max_tasks_per_child, mp_context)
-            self._max_workers = max_workers or cpu_count()
+            limit = max_workers or cpu_count()
         elif kind == "thread":
             prefix = thread_name_prefix or f"{type(self).__name__}-{next(_numbers)}"
-            workers = ThreadWorkers(name_prefix=prefix, initializer=initializer, initargs=initargs, threads=self._threads)
-            self._max_workers = max_workers or min(32, cpu_count() + 4)
+            workers = ThreadWorkers(name_prefix=prefix, initializer=initializer, initargs=initargs, threads=threads)
+            limit = max_workers or min(32, cpu_count() + 4)
         elif kind == "serial":
             if initializer is not None:
                 initializer(*initargs)
             workers = SerialWorkers()
-            self._max_workers = 1
+            limit = 1
         else:
             raise UsageError(f"kind must be 'thread', 'process' or 'serial', not {kind!r}")
-        limit = NESTING if kind == "serial" else self._max_workers
+        self._begin(workers, limit, max_tasks_per_worker=max_tasks_per_child, threads=threads)
+
+    def _begin(
+        self,
+        workers: Workers,
+        limit: int,
+        *,
+        max_tasks_per_worker: int | None = None,
+        threads: set[threading.Thread] | None = None,
+    ) -> None:
+        """Open for work; also for kinds of worker that come from elsewhere, see `manyhands.testing.conformance.pool_on`."""
+        self._kind = workers.kind
+        self._max_workers = limit
+        self._threads = threads if threads is not None else set()
         self.workers: Workers = workers
-        self.engine = Engine(workers, limit, max_tasks_per_worker=max_tasks_per_child)
+        self.engine = Engine(workers, NESTING if workers.kind == "serial" else limit, max_tasks_per_worker=max_tasks_per_worker)
         self._submissions: dict[Policy, Submissions] = {}
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         # A pool that is forgotten without shutdown ends its workers when what was submitted is done.

@@ -19,7 +19,8 @@ from manyhands.core import events as ev
 from manyhands.core.tasks import Success, WorkerEnd
 from manyhands.testing import ScriptedPool
 
-PAUSES_S = (0.0, 0.0001, 0.0003, 0.001, 0.001, 0.005, 0.03, 0.2, 3.0)
+SHORT_PAUSES_S = (0.0, 0.0001, 0.0003, 0.001)
+LONG_PAUSES_S = (0.001, 0.003, 0.005, 0.02, 0.03, 0.06, 0.2, 1.2)
 
 
 class Simulation:
@@ -32,35 +33,34 @@ class Simulation:
     def __init__(self, seed: int, *, steps: int = 400) -> None:
         self.chance = chance = random.Random(seed)
         self.steps = steps
-        self.mishaps = chance.choice((0.0, 0.1, 0.5, 1.5))
-        self.pool = ScriptedPool(
-            chance.randint(1, 4),
-            can_stop=chance.random() < 0.7,
-            max_tasks_per_worker=chance.choice((None, None, 1, 7, 40)),
-        )
-        self.witness = Witness(self.pool)
-        self.fails = chance.random() < 0.1
-        self.is_hasty = chance.random() < 0.5  # little time passes, so that tasks look short
+        self.mishaps = chance.choice((0.0, 0.3, 1.0, 3.0))
+        max_tasks = chance.choice((None, None, 1, 7, 40))
+        self.pool = ScriptedPool(chance.randint(1, 4), can_stop=chance.random() < 0.6, max_tasks_per_worker=max_tasks)
+        if chance.random() < 0.5:
+            timers = self.pool.scheduler.timers
+            timers._few = timers._many = 3  # stale ones are swept all the time
+        self.witness = Witness(self.pool, max_tasks_per_worker=max_tasks)
+        self.ending = chance.choice((None, None, None, self.close, self.fail, self.curse))  # what happens late in its life
+        self.haste = chance.choice((0.95, 0.6, 0.2))  # how often little time passes, so that tasks look short
         self.moves = [
             (self.work, 40),
             (self.pass_time, 12),
             (self.open_job, 2),
             (self.add, 10),
-            (self.close_job, 1),
+            (self.close_job, 2),
             (self.cancel_job, 0.6),
             (self.cancel_task, 2),
             (self.take, 6),
             (self.say_stale_things, 3),
-            (self.fail, 0.1 if self.fails else 0.0),
         ]
 
     def run(self) -> Witness:
         """Live it all. Raises AssertionError (`InternalError` is one) when something is not as promised."""
-        for _ in range(self.steps):
+        for step in range(self.steps):
             moves, weights = zip(*self.moves, strict=True)
             self.chance.choices(moves, weights)[0]()
-        if self.chance.random() < 0.2:
-            self.pool.close(cancel=True)
+            if step == self.steps * 3 // 4 and self.ending is not None:
+                self.ending()
         self.pool.finish(self.chance)
         lost = {
             job_id: job.added - job.delivered
@@ -73,18 +73,20 @@ class Simulation:
     # ---- moves ------------------------------------------------------------------------------------------------------------
 
     def work(self) -> None:
-        for _ in range(self.chance.randint(1, 4)):
+        for _ in range(self.chance.randint(1, 12)):
             self.pool.workers.step(self.chance, mishaps=self.mishaps)
 
     def pass_time(self) -> None:
-        self.pool.advance(self.chance.choice(PAUSES_S[:4] if self.is_hasty and self.chance.random() < 0.95 else PAUSES_S))
+        self.pool.advance(self.chance.choice(SHORT_PAUSES_S if self.chance.random() < self.haste else LONG_PAUSES_S))
         self.witness.check_nobody_is_late()
 
     def open_job(self) -> None:
         chance = self.chance
+        if self.pool.scheduler.closing:
+            return
         self.pool.open_job(
-            timeout_s=chance.choice((None, None, 0.002, 0.05, 1.0)),
-            retries=chance.choice((0, 0, 1, 3)),
+            timeout_s=chance.choice((None, 0.002, 0.05, 1.0)),
+            retries=chance.choice((0, 1, 3)),
             retry_delay_s=chance.choice((0.0, 0.0, 0.004, 0.1)),
             priority=chance.choice((0, 0, 0, 1, -1)),
             grace_s=chance.choice((0.0, 0.5)),
@@ -113,7 +115,10 @@ class Simulation:
     def cancel_task(self) -> None:
         for job_id, job in self._some_job():
             if job.added:
-                index = self.chance.randrange(job.added) if self.chance.random() < 0.8 else job.added - 1
+                waiting = [index for index in range(job.added) if self.witness.is_waiting(job_id, index)] or [0]
+                index = self.chance.choice(
+                    (waiting[0], waiting[-1], self.chance.choice(waiting), self.chance.randrange(job.added))
+                )
                 is_waiting = self.witness.is_waiting(job_id, index)
                 self.pool.feed(ev.TaskCancelled(job_id, index))
                 outcome = self.pool.outcomes.get((job_id, index))
@@ -146,6 +151,19 @@ class Simulation:
 
     def fail(self) -> None:
         self.pool.feed(ev.PoolFailed(RuntimeError("the initializer raises")))
+        for worker in list(self.pool.workers.workers.values()):
+            if worker.is_up and self.chance.random() < 0.5:
+                self.pool.workers.give_back(worker.id)
+
+    def close(self) -> None:
+        self.pool.close(cancel=self.chance.random() < 0.5)
+
+    def curse(self) -> None:
+        """All workers die, and so do all who are started in the next second."""
+        for _ in range(20):
+            for worker_id in list(self.pool.workers.workers):
+                self.pool.workers.die(worker_id)
+            self.pool.advance(0.05)
 
     def _open_jobs(self) -> set[int]:
         return {job_id for job_id, job in self.pool.scheduler.jobs.items() if not job.closed}

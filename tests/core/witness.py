@@ -27,6 +27,7 @@ class Sent:
     size: int
     worker_id: int
     reported: int = 0
+    returned: int = 0
 
 
 @dataclass(slots=True)
@@ -50,12 +51,14 @@ class JobSeen:
 class Witness:
     """Watches one pool; an AssertionError says what was not as promised."""
 
-    def __init__(self, pool: ScriptedPool) -> None:
+    def __init__(self, pool: ScriptedPool, *, max_tasks_per_worker: int | None = None) -> None:
         self.pool = pool
+        self.max_tasks_per_worker = max_tasks_per_worker
         self.jobs: dict[int, JobSeen] = {}
         self.sent: dict[int, Sent] = {}
         self.named: dict[int, tuple[int, int] | None] = {}  # worker: the item for which it is being stopped
         self.blames: defaultdict[tuple[int, int], list[State | str]] = defaultdict(list)
+        self.late: dict[int, tuple[int, int] | None] = {}  # worker: the item that it was in when it gave back what waited behind
         self.unseen_begins: set[tuple[int, int]] = set()  # nobody could see that these had begun when their worker died
         self.seen: Counter[str] = Counter()  # what happened at all: tells whether a test is worth anything
         self.has_failed = False
@@ -85,12 +88,16 @@ class Witness:
                 self.dropped |= cancel
             case ev.BatchProgressed(batch_id, results):
                 self._progressed(batch_id, results)
+            case ev.BatchReturned(batch_id, count):
+                self._returned(batch_id, count)
             case ev.WorkerEnded():
                 self._worker_ended(what)
             case ev.SendBatch(worker_id, batch):
                 self._sent(ev.SendBatch(worker_id, batch))
             case ev.StopWorker(worker_id, batch_id):
                 self._stops(worker_id, batch_id)
+            case ev.RetireWorker(worker_id):
+                self._retires(worker_id)
             case ev.Deliver():
                 self._delivered(what)
             case ev.EndJob(job_id):
@@ -110,7 +117,34 @@ class Witness:
         assert batch.items == [(batch.job_id, batch.start + offset) for offset in range(len(batch.items))]
         self.sent[batch.id] = Sent(batch.job_id, batch.start, len(batch.items), action.worker_id)
         self.seen["batch of many" if len(batch.items) > 1 else "batch of one"] += 1
-        self.seen["sent ahead"] += len(self.pool.workers.workers[action.worker_id].loads) > 0
+        worker = self.pool.workers.workers[action.worker_id] if action.worker_id in self.pool.workers.workers else None
+        self.seen["sent ahead"] += worker is not None and bool(worker.loads)
+        if worker is not None and worker.is_in_item:
+            assert self.late.get(worker.id) != worker.at, f"worker {worker.id} gave back what waited, and is sent more"
+        limit = self.max_tasks_per_worker
+        assert limit is None or self._tasks_of(action.worker_id) <= limit, f"worker {action.worker_id} is sent too many tasks"
+
+    def _tasks_of(self, worker_id: int) -> int:
+        """How many tasks a worker was sent and did not give back."""
+        return sum(sent.size - sent.returned for sent in self.sent.values() if sent.worker_id == worker_id)
+
+    def _returned(self, batch_id: int, count: int) -> None:
+        if batch_id in self.pool.scheduler.batches:
+            sent = self.sent[batch_id]
+            sent.returned += count
+            worker = self.pool.workers.workers[sent.worker_id]
+            self.late[worker.id] = worker.at if worker.is_in_item else None
+
+    def _retires(self, worker_id: int) -> None:
+        if self.max_tasks_per_worker is not None and self._tasks_of(worker_id) == self.max_tasks_per_worker:
+            return
+        assert self.closed, f"worker {worker_id} could go on"
+        waiting = [job_id for job_id, job in self.jobs.items() if job.added > job.delivered + self._with_workers(job_id)]
+        assert not waiting, f"worker {worker_id} is retired, while tasks of jobs {waiting} wait"
+
+    def _with_workers(self, job_id: int) -> int:
+        loads = [load for worker in self.pool.workers.workers.values() for load in worker.loads]
+        return sum(load.left for load in loads if load.job_id == job_id)
 
     def _progressed(self, batch_id: int, results: object) -> None:
         if batch_id not in self.pool.scheduler.batches:

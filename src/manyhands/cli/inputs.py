@@ -80,10 +80,15 @@ def rows(sources: Sequence[Source], stdin: BinaryIO, options: InputOptions) -> I
     if sum(source.path == STDIN for source in sources) > 1:
         raise UsageError("- (stdin) is named as a source twice, but can be read only once: put it in a file")
     # All files first, so that a missing one is found before anything is run.
-    streams = [None if source.path is None else _opened(source.path, stdin) for source in sources]
+    files = _opened([source.path for source in sources if source.path not in (None, STDIN)])
     iterators = []
-    for source, stream in zip(sources, streams, strict=True):
-        values = iter(source.values) if stream is None else _records(stream, options.delimiter, source.path or "")
+    for source in sources:
+        if source.path is None:
+            values = iter(source.values)
+        elif source.path == STDIN:
+            values = _records(stdin, options.delimiter, "stdin")
+        else:
+            values = _file_records(next(files), options.delimiter, source.path)
         iterators.append(filter(_is_not_blank, values) if options.no_run_if_empty else values)
     return _joined_rows(sources, iterators, is_link=options.link)
 
@@ -117,39 +122,45 @@ def _is_not_blank(value: str) -> bool:
     return bool(value.strip(_BLANKS))
 
 
-def _opened(path: str, stdin: BinaryIO) -> BinaryIO:
-    if path == STDIN:
-        return stdin
-    try:
-        return open(path, "rb")  # noqa: SIM115 (closed where it has been read)
-    except OSError as error:
-        raise UsageError(f"the inputs in {path} cannot be read: {error.strerror}. Nothing was run") from None
+def _opened(paths: Iterable[str | None]) -> Iterator[BinaryIO]:
+    streams: list[BinaryIO] = []
+    for path in paths:
+        try:
+            streams.append(open(path or "", "rb"))  # noqa: SIM115 (closed where it has been read)
+        except OSError as error:
+            for stream in streams:
+                stream.close()
+            raise UsageError(f"the inputs in {path} cannot be read: {error.strerror}. Nothing was run") from None
+    return iter(streams)
 
 
-def _records(stream: BinaryIO, delimiter: bytes, path: str) -> Iterator[str]:
+def _file_records(stream: BinaryIO, delimiter: bytes, path: str) -> Iterator[str]:
+    with stream:
+        yield from _records(stream, delimiter, path)
+
+
+def _records(stream: BinaryIO, delimiter: bytes, name: str) -> Iterator[str]:
     """The values of a file, each as soon as its delimiter has come."""
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     read = getattr(stream, "read1", stream.read)  # whatever is there, without waiting for more
     pending = bytearray()
     searched = 0
-    with stream:
-        while chunk := read(_READ_BYTES):
-            pending += chunk
-            if pending.find(delimiter, searched) < 0:
-                searched = max(0, len(pending) - len(delimiter) + 1)
-                continue
-            *records, rest = bytes(pending).split(delimiter)
-            pending, searched = bytearray(rest), 0
-            for record in records:
-                yield _checked(record.decode(encoding, errors), path)
-        if pending:
-            yield _checked(bytes(pending).decode(encoding, errors), path)
+    while chunk := read(_READ_BYTES):
+        pending += chunk
+        if pending.find(delimiter, searched) < 0:
+            searched = max(0, len(pending) - len(delimiter) + 1)
+            continue
+        *records, rest = bytes(pending).split(delimiter)
+        pending, searched = bytearray(rest), 0
+        for record in records:
+            yield _checked(record.decode(encoding, errors), name)
+    if pending:
+        yield _checked(bytes(pending).decode(encoding, errors), name)
 
 
-def _checked(value: str, path: str) -> str:
+def _checked(value: str, name: str) -> str:
     if "\0" in value:
-        shown = "stdin" if path == STDIN else path
-        raise UsageError(f"an input from {shown} holds a NUL, which no command can be given: do its inputs end with NUL (-0)?")
+        raise UsageError(f"an input from {name} holds a NUL, which no command can be given: do its inputs end with NUL (-0)?")
     return value
 
 

@@ -119,7 +119,7 @@ class _Map:
 
     def __init__(self, options: MapOptions) -> None:
         self._options = options
-        self._failed = self._succeeded = self._cancelled = 0
+        self._failed = self._succeeded = 0
         self._policy = Policy(
             timeout_s=options.timeout_s, retries=options.retries, batch_size=options.chunksize, records_times=True
         )
@@ -138,10 +138,8 @@ class _Map:
             self._stream = Stream(pool.engine, pool.workers, work, source, ordered=not options.unordered)
             try:
                 for delivery in self._stream.deliveries():
-                    lines = [
-                        self._line(outcome)
-                        for outcome in outcomes_of(delivery, self._policy, kind=pool.kind, key_of=lambda index: index)
-                    ]
+                    outcomes = outcomes_of(delivery, self._policy, kind=pool.kind, key_of=lambda index: index)
+                    lines = [self._line(outcome) for outcome in outcomes if outcome.state is not State.CANCELLED]
                     if output_error is None:
                         try:
                             write_all(1, "".join(lines).encode("utf-8", "surrogateescape"))
@@ -175,9 +173,7 @@ class _Map:
 
     def _line(self, outcome: Outcome[str]) -> str:
         """One record. The value is JSON already."""
-        if outcome.state is State.CANCELLED:
-            self._cancelled += 1
-        elif outcome.succeeded:
+        if outcome.succeeded:
             self._succeeded += 1
         else:
             self._failed += 1

@@ -67,6 +67,7 @@ def _chunksize(text: str) -> int | None:
 MAP = OptionTable(
     MapOptions,
     program="manyhands map",
+    are_anywhere=True,
     usage="[options] MODULE:FUNCTION [FILE ...]     (- or no FILE: stdin)",
     options=[
         Option(("--kind",), "kind", "process (default), thread or serial", "KIND", _one_of("process", "thread", "serial")),

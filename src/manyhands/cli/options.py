@@ -7,7 +7,7 @@ long ones take `--name value` or `--name=value` and may be cut short while only 
 from __future__ import annotations
 
 import re
-from getopt import GetoptError, getopt
+from getopt import GetoptError, getopt, gnu_getopt
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from manyhands.errors import UsageError
@@ -55,16 +55,18 @@ class OptionTable(Generic[Options]):
         usage: what follows it.
         options: the rows.
         notes: what the help says below them.
+        are_anywhere: options may also come after other arguments; else they end at the first word of the command.
     """
 
     def __init__(
-        self, result: Callable[..., Options], *, program: str, usage: str, options: Sequence[Option], notes: str = ""
+        self, result: Callable[..., Options], *, program: str, usage: str, options: Sequence[Option], notes: str = "", are_anywhere: bool = False
     ) -> None:
         self._result = result
         self._program = program
         self._usage = usage
-        self._options = options
+        self.options = options
         self._notes = notes
+        self._are_anywhere = are_anywhere
         self._by_name = {name: option for option in options for name in option.names}
 
     def parse(self, arguments: Sequence[str]) -> tuple[Options, list[str]]:
@@ -90,7 +92,7 @@ class OptionTable(Generic[Options]):
     def help_text(self) -> str:
         """What `--help` prints."""
         lines = [f"usage: {self._program} {self._usage}", ""]
-        for option in self._options:
+        for option in self.options:
             short, long = (name for name in option.names if len(name) == 2), (name for name in option.names if len(name) > 2)
             shown = ", ".join([name for name in (next(short, ""), next(long, "")) if name])
             shown += f" {option.metavar}" if option.metavar else ""
@@ -295,13 +297,12 @@ class RunOptions(NamedTuple):
 RUN = OptionTable(
     RunOptions,
     program="manyhands run",
-    usage="[options] [command] [::: values] [:::: files]   (else: stdin)",
+    usage="[options] [command] [::: values] [:::: files]  (or stdin)",
     options=[
         Option(("-j", "--jobs", "-P", "--max-procs"), "jobs", "at once: N, N%, +N or -N of the CPUs, 0: many (100%)", "N"),
         Option(("-k", "--keep-order", "--keeporder"), "keep_order", "print in the order of the inputs"),
         Option(("--tag",), "tag", "put the inputs in front of each line of output"),
         Option(("-u", "--ungroup"), "ungroup", "print at once, jobs mixed; otherwise job by job"),
-        Option(("--line-buffer", "--linebuffer", "--lb"), "line_buffer", "(--lb) print whole lines at once, jobs mixed"),
         Option(("-v", "--verbose"), "verbose", "print each command, too"),
         Option(("--dry-run", "--dryrun"), "dry_run", "print the commands and run nothing"),
         Option(("--timeout",), "timeout_s", "stop a job after SECS seconds, or 10s 5m 2h 1d", "SECS", seconds),
@@ -318,7 +319,7 @@ RUN = OptionTable(
         Option(("-h", "--help"), "help", "show this"),
     ],
     notes=(
-        "{} input   {.} no extension   {/} file name   {//} folder   {/.} both   {#} number\n"
-        "{%} slot   {2} {2.} {-1/}: of one source. Without any, inputs go at the end."
+        "{} input  {.} no extension  {/} file name  {//} folder  {/.} both  {#} number\n"
+        "{%} slot  {2} {2.} {-1/}: of one source. Without any, inputs go at the end."
     ),
 )

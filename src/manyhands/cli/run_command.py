@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,8 +25,9 @@ from manyhands.workers.protocol import CallStyle, Work
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from manyhands.cli.options import RunOptions
+    from manyhands.cli.options import Halt, RunOptions
     from manyhands.core.commands import Command
+    from manyhands.core.events import Event
 
 __all__ = ["main"]
 
@@ -67,6 +69,32 @@ def _show(template: Template, rows: Iterator[_Row]) -> int:
     return 0
 
 
+class _Tally:
+    """What came of the jobs so far, and whether that is a reason to halt. Changed with the engine's lock held."""
+
+    def __init__(self, halt: Halt, total: int | None) -> None:
+        self.succeeded = self.failed = self.stopped = self.not_run = 0
+        self.decision = "go"
+        self._halt = halt
+        self._total = total
+
+    def count(self, delivery: Deliver) -> bool:
+        """Take in one delivery; tell whether it is the one that halts the run."""
+        if delivery.state is State.SUCCEEDED:
+            self.succeeded += delivery.count
+        elif delivery.state is not State.CANCELLED:
+            self.failed += delivery.count
+        elif isinstance(delivery.result, WorkerEnd):
+            self.stopped += delivery.count
+        else:
+            self.not_run += delivery.count
+        if self.decision != "go" or delivery.state is State.CANCELLED:
+            return False
+        done = self.succeeded + self.failed
+        self.decision = self._halt.decide(done=done, failed=self.failed, succeeded=self.succeeded, total=self._total)
+        return self.decision != "go"
+
+
 class _Run:
     """One run, from the first job to the exit status."""
 
@@ -74,11 +102,11 @@ class _Run:
         self._options = options
         self._template = template
         self._total = total
+        self._tally = _Tally(options.halt, total)
         self._workers = CommandWorkers()
         self._engine = Engine(self._workers, resolve_jobs(options.jobs, cpu_count()))
-        self._policy = Policy(timeout_s=options.timeout_s, retries=options.retries, grace_s=GRACE_S, batch_size=1, window=None)
-        self._succeeded = self._failed = self._stopped = self._not_run = 0
-        self._decision = "go"
+        self._engine.on_deliver = self._on_deliver
+        self._policy = Policy(timeout_s=options.timeout_s, retries=options.retries, grace_s=GRACE_S, batch_size=1)
         self._output_error: Exception | None = None
 
     def execute(self, rows: Iterator[_Row]) -> int:
@@ -86,64 +114,60 @@ class _Run:
         options = self._options
         self._progress = open_progress(options.wants_progress(sys.stderr.isatty(), sys.stdout.isatty()), self._total, unit="job")
         self._printer = Printer(self._progress)
-        with Interrupts(self._interrupt, self._workers.kill_all) as interrupts:
-            self._interrupts = interrupts
+        with Interrupts(self._stop_all, self._workers.kill_all) as interrupts:
             work = Work(self._render, CallStyle.ONE, self._policy)
             source = interrupts.watch_source(rows)
             self._stream = Stream(self._engine, self._workers, work, source, ordered=options.keep_order)
             self._stream.key_of_item = lambda row: row
             try:
                 for delivery in self._stream.deliveries():
-                    self._take(delivery)
+                    self._show(delivery)
             except SourceInterrupted:
                 pass
             finally:
                 self._engine.close(cancel=True)
                 self._progress.close()
             self._engine.wait()
-        return self._conclude()
+        return self._conclude(interrupts)
 
     def _render(self, row: _Row, slot: int) -> Command:
         command = self._template.render(row.values, row.sequence, slot)
         return command if not self._options.ungroup else command.replace(capture=False)
 
+    def _on_deliver(self, delivery: Deliver) -> Sequence[Event]:
+        """With the engine's lock held: when a job halts the run, no other begins."""
+        if not self._tally.count(delivery):
+            return ()
+        self._stream.stop_drawing()
+        return [JobCancelled(delivery.job_id, 0.0 if self._tally.decision == "now" else None, GRACE_S)]
+
+    def _stop_all(self) -> None:
+        """Start nothing more, and stop what runs."""
+        self._stream.stop_drawing()
+        self._engine.feed(JobCancelled(self._stream.job_id, 0.0, GRACE_S))
+
     # ---- how each job ended -----------------------------------------------------------------------------------------------
 
-    def _take(self, delivery: Deliver) -> None:
+    def _show(self, delivery: Deliver) -> None:
         for index in range(delivery.start, delivery.start + delivery.count):
             row = self._stream.keys.pop(index)
             assert isinstance(row, _Row)
-            self._take_one(row, delivery)
+            self._show_one(row, delivery)
         self._progress.update(delivery.count)
-        if self._decision == "go":
-            self._decision = self._options.halt.decide(
-                done=self._succeeded + self._failed, failed=self._failed, succeeded=self._succeeded, total=self._total
-            )
-            if self._decision != "go":
-                self._printer.say(f"--halt: {self._options.halt.text}: no new jobs are started")
-                self._halt(at_once=self._decision == "now")
 
-    def _take_one(self, row: _Row, delivery: Deliver) -> None:
+    def _show_one(self, row: _Row, delivery: Deliver) -> None:
         result = delivery.result
-        if delivery.state is State.SUCCEEDED and isinstance(result, Success):
-            self._succeeded += 1
+        if isinstance(result, Success):
             self._write(row, result.payload[0])
         elif isinstance(result, Failure) and isinstance(result.payload, Finished):
-            self._failed += 1
             self._write(row, result.payload)
             self._explain(row, result.payload)
         elif isinstance(result, Failure):
-            self._failed += 1
             self._printer.say(f"job {row.sequence} could not be started: {result.payload}: {self._display(row)}")
         elif isinstance(result, WorkerEnd) and isinstance(result.left_behind, Finished):
             self._write(row, result.left_behind)
             if delivery.state is State.TIMED_OUT:
-                self._failed += 1
                 self._printer.say(f"job {row.sequence} timed out after {self._policy.timeout_s:g} s: {self._display(row)}")
-            else:
-                self._stopped += 1
-        else:
-            self._not_run += 1
 
     def _write(self, row: _Row, finished: Finished) -> None:
         if self._options.verbose:
@@ -154,7 +178,7 @@ class _Run:
                 self._printer.write_job(finished.stdout.pieces(), finished.stderr.pieces(), tag)
             except (OutputClosed, OSError) as error:
                 self._output_error = error
-                self._halt(at_once=True)
+                self._stop_all()
         finished.stdout.close()
         finished.stderr.close()
 
@@ -172,33 +196,32 @@ class _Run:
 
     # ---- the end ----------------------------------------------------------------------------------------------------------
 
-    def _interrupt(self) -> None:
-        self._halt(at_once=True)
-
-    def _halt(self, *, at_once: bool) -> None:
-        """Start nothing more; stop what runs, if it is to be `at_once`."""
-        self._stream.stop_drawing()
-        if at_once:
-            self._engine.feed(JobCancelled(self._stream.job_id, 0.0, GRACE_S))
-        self._engine.close(cancel=True)
-
-    def _conclude(self) -> int:
-        received = self._interrupts.received
-        if received is not None or self._stopped or self._not_run:
-            why = f"ended by {received.name}" if received is not None else "stopped early"
-            counts = [f"{self._succeeded} succeeded", f"{self._failed} failed"]
-            if self._stopped:
-                counts.append(f"{self._stopped} stopped while they ran")
-            left = None if self._total is None else self._total - self._succeeded - self._failed - self._stopped
-            counts.append("the rest was not run" if left is None else f"{left} not run")
-            self._printer.say(f"{why}: {', '.join(counts)}")
+    def _conclude(self, interrupts: Interrupts) -> int:
+        tally = self._tally
+        received = interrupts.received
         if received is not None:
-            return self._interrupts.exit_status
+            self._tell_counts(f"ended by {received.name}")
+            return interrupts.exit_status
         if isinstance(self._output_error, OutputClosed):
-            return 128 + 13  # as if SIGPIPE had ended us
+            return 128 + signal.SIGPIPE  # what a shell reports of a program that SIGPIPE has ended
         if self._output_error is not None:
-            self._printer.say(f"the output could not be written: {self._output_error}")
+            self._tell_counts(f"the output could not be written: {self._output_error}")
             return STOPPED_EARLY
-        if self._decision != "go":
-            return self._options.halt.exit_status(failed=self._failed, left_undone=bool(self._stopped or self._not_run))
-        return 1 if self._failed else 0
+        if tally.decision != "go":
+            self._tell_counts(f"stopped by --halt {self._options.halt.text}")
+            return self._options.halt.exit_status(failed=tally.failed, left_undone=self._left_undone())
+        return 1 if tally.failed else 0
+
+    def _left_undone(self) -> bool:
+        return bool(self._tally.stopped or self._tally.not_run or not self._stream.has_ended)
+
+    def _tell_counts(self, why: str) -> None:
+        tally = self._tally
+        counts = [f"{tally.succeeded} succeeded", f"{tally.failed} failed"]
+        if tally.stopped:
+            counts.append(f"{tally.stopped} stopped while running")
+        if self._total is not None:
+            counts.append(f"{self._total - tally.succeeded - tally.failed - tally.stopped} not run")
+        elif self._left_undone():
+            counts.append("the rest not run")
+        self._printer.say(f"{why}: {', '.join(counts)}")

@@ -96,6 +96,7 @@ _SHELL_SIGNS = re.compile(r"[\"'$`|&;<>()*?\[\]~#\\!]|\{[^{}]*(?:,|\.\.)[^{}]*\}
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(?:\[.*\])?\+?=", re.ASCII)
 _UNQUOTED = re.compile(r"[A-Za-z0-9_./+-]+")
 _BRACED_NAME = re.compile(r"[A-Za-z_]\w*|[0-9]+|[@*#?$!-]", re.ASCII)
+_PARAMETERS = frozenset("123456789@*#")  # positional ones
 _SHELLS_OWN = re.compile(r"\{(?:[0-9]+|#)\}")  # after a dollar sign: a parameter of the shell
 _HEREDOC_DELIMITER = re.compile(r"-?[ \t]*((?:'[^']*'|\"[^\"]*\"|\\.|[^\s;&|<>()'\"\\])+)", re.DOTALL)
 
@@ -210,7 +211,7 @@ class ShellText:
         text: as it was given.
         places: of the marks, in order.
         commands: the words of each simple command, without quotes, with the marks of values.
-        has_own_parameters: a function, `set` or the like is in it, so that `$1` means something else in places.
+        has_own_parameters: `$1` and its like, `set` or a function are in it: positional parameters mean something in the script.
         counts_with_values: a value stands in `$(( ))`.
     """
 
@@ -363,7 +364,8 @@ class ShellText:
             self._unpasteable_depth -= 1
             return at
         if sign == "$" and following == MARK:
-            is_shells_own = _SHELLS_OWN.fullmatch(self._replacements[len(self.places)])
+            is_shells_own = bool(_SHELLS_OWN.fullmatch(self._replacements[len(self.places)]))
+            self.has_own_parameters |= is_shells_own
             command.add(self._mark(None if is_shells_own else quoting, "$"))
             return at + 2
         if sign == "$" and following == "'" and quoting is _BARE:
@@ -374,11 +376,13 @@ class ShellText:
             return self._code(at + 2, ")")
         if self.text.startswith("${", at):
             return self._braces(at + 2, command, quoting)
+        self.has_own_parameters |= sign == "$" and following in _PARAMETERS
         return at + 1
 
     def _braces(self, at: int, command: _SimpleCommand, quoting: _Quoting) -> int:
         name = _BRACED_NAME.match(self.text, at)
         at = name.end() if name else at
+        self.has_own_parameters |= name is not None and name[0][0] in _PARAMETERS
         if self.text[at : at + 1] in ("#", "%", "/", "^", ","):
             quoting = _BARE  # a pattern: quotes mean something there, even within double quotes
         self._unpasteable_depth += 1

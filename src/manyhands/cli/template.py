@@ -120,7 +120,7 @@ class Template:
         return self._plans.setdefault(count, plan)
 
     def _shell_plan(self, makers: Sequence[Sequence[Maker]]) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-        # A function, `set` and `shift` have positional parameters of their own: there, ours are kept in variables.
+        # Where a script has a use for positional parameters (a function, `set`, `$1`), ours are kept in variables.
         prefix = "manyhands_" if self._script.has_own_parameters else ""
         names: dict[Maker, str] = {}
         for replacement, place, group in zip(self._replacements, self._script.places, makers, strict=True):
@@ -133,7 +133,7 @@ class Template:
 
         script = self._filled(makers, refer)
         if prefix:
-            script.insert(0, "".join([f"{name}=${{{number}}}; " for number, name in enumerate(names.values(), 1)]))
+            script.insert(0, "".join([f"{name}=${{{number}}}; " for number, name in enumerate(names.values(), 1)]) + "set --; ")
         script[0] = _no_option(str(script[0]))
         args = (self.shell, "-c", _joined(script), "sh", *names)
         if all(place.is_pasteable for place in self._script.places):
@@ -288,7 +288,7 @@ _CODE_OPTIONS = {
     **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "su", "python"), "c"),
     **{"perl": "eE", "ruby": "e", "node": "ep", "php": "r"},
 }
-_OPTIONS_WITH_VALUE = frozenset(("-o", "+o", "-O", "+O", "-W", "-X", "-I"))
+_TAKES_A_VALUE = re.compile(r"[-+][A-Za-z]*[oOWXI]")  # as in -o pipefail
 # What an argument that is code looks like, for programs that take code as an ordinary argument.
 _CODE_ARGUMENTS = {
     **dict.fromkeys(("awk", "gawk", "mawk", "nawk"), re.compile(r".*\{", re.DOTALL)),
@@ -339,7 +339,7 @@ def _option_values(words: Sequence[str], letters: str, *, may_follow_words: bool
     for index, word in enumerate(words[:-1]) if letters else ():
         if word.startswith("-") and not word.startswith("--") and word[-1] in letters:
             return [words[index + 1]]
-        is_option = word.startswith(("-", "+")) or (index and words[index - 1] in _OPTIONS_WITH_VALUE)
+        is_option = word.startswith(("-", "+")) or (index and _TAKES_A_VALUE.fullmatch(words[index - 1]))
         if not is_option and not may_follow_words:
             break
     return []

@@ -21,19 +21,21 @@ FORGET = 0.6  # weight of what was measured before the last report
 class BatchSizer:
     """Chooses batch sizes for one job from the durations that its workers report."""
 
-    __slots__ = ("_count", "_largest_measured", "_seconds", "fixed")
+    __slots__ = ("_bytes", "_count", "_largest_measured", "_seconds", "fixed")
 
     def __init__(self, fixed: int | None = None) -> None:
         """Use `fixed` as the size of every batch, or choose it when None."""
         self.fixed = fixed
         self._count = 0.0
         self._seconds = 0.0
+        self._bytes = 0.0
         self._largest_measured = 0
 
-    def record(self, count: int, seconds: float) -> None:
-        """`count` tasks took `seconds` together, one after the other."""
+    def record(self, count: int, seconds: float, payload_bytes: int = 0) -> None:
+        """`count` tasks took `seconds` together, one after the other, and their results have `payload_bytes`."""
         self._count = self._count * FORGET + count
         self._seconds = self._seconds * FORGET + seconds
+        self._bytes = self._bytes * FORGET + payload_bytes
         self._largest_measured = max(self._largest_measured, count)
 
     @property
@@ -42,7 +44,7 @@ class BatchSizer:
         return self._seconds / self._count if self._count else None
 
     def full_size(self, bytes_each: float = 0.0) -> int:
-        """Tasks in one batch while there is plenty of work."""
+        """Tasks in one batch while there is plenty of work. `bytes_each`: size of an argument; that of a result is measured."""
         if self.fixed is not None:
             return self.fixed
         item_s = self.item_s
@@ -50,6 +52,7 @@ class BatchSizer:
             return 1
         size = LARGEST if item_s * LARGEST <= TARGET_S else int(TARGET_S / item_s)
         size = min(size, self._largest_measured * GROWTH)
+        bytes_each = max(bytes_each, self._bytes / self._count)
         if bytes_each * size > LARGEST_BYTES:
             size = int(LARGEST_BYTES / bytes_each)
         return max(size, 1)

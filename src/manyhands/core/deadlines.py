@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchIsLate", "Deadlines", "DelayOver", "ItemIsDue", "JobIsUnwanted", "StartAgain", "Timer"]
 
-FEW = 1000  # so many are not worth looking through
+FEW = 1000  # to look through them takes 0.1 ms
 
 T = TypeVar("T")
 
@@ -61,13 +61,13 @@ class Deadlines(Generic[T]):
             timers: once most may be stale, they are looked through.
     """
 
-    __slots__ = ("_heap", "_is_wanted", "_many", "_sequence")
+    __slots__ = ("_few", "_heap", "_is_wanted", "_many", "_sequence")
 
     def __init__(self, is_wanted: Callable[[T], bool]) -> None:
         self._heap: list[tuple[float, int, T]] = []
         self._sequence = 0
         self._is_wanted = is_wanted
-        self._many = FEW
+        self._few = self._many = FEW
 
     def add(self, at: float, what: T) -> None:
         """Let `what` be due at `at` (monotonic seconds)."""
@@ -76,7 +76,7 @@ class Deadlines(Generic[T]):
         if len(self._heap) > self._many:
             self._heap = [entry for entry in self._heap if self._is_wanted(entry[2])]
             heapq.heapify(self._heap)
-            self._many = max(FEW, 2 * len(self._heap))
+            self._many = max(self._few, 2 * len(self._heap))
 
     @property
     def next(self) -> float | None:

@@ -142,11 +142,11 @@ class Scheduler:
             return
         if event.grace_s is not None:
             job.grace_s = event.grace_s
-        unwanted_at = self.now + event.stop_after_s
-        if job.unwanted_at is None or unwanted_at < job.unwanted_at:
+        unwanted_at = None if event.stop_after_s is None else self.now + event.stop_after_s
+        if unwanted_at is not None and (job.unwanted_at is None or unwanted_at < job.unwanted_at):
             job.unwanted_at = unwanted_at
         self.workload.cancel(job)
-        if job.unfinished and self._can_stop:
+        if unwanted_at is not None and job.unfinished and self._can_stop:
             self.timers.add(unwanted_at, JobIsUnwanted(job.id))
         for worker in self.crew:
             if any(batch.job_id == job.id for batch in worker.batches):
@@ -298,7 +298,8 @@ class Scheduler:
 
     def _report(self, job: Job, batch: Batch, worker: Worker, result: Success | Failure, count: int) -> None:
         """The next `count` tasks of the batch have ended as `result` says."""
-        job.sizer.record(count, result.ended_at - result.started_at)
+        payload_bytes = result.payload_bytes if type(result) is Success else 0
+        job.sizer.record(count, result.ended_at - result.started_at, payload_bytes)
         start = batch.start + batch.done
         stop = worker.stop
         if stop is not None and stop.batch_id == batch.id and batch.done <= stop.offset < batch.done + count:

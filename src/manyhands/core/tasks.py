@@ -97,6 +97,7 @@ class Success(NamedTuple):
         started_at: monotonic seconds at which the first began.
         ended_at: monotonic seconds at which the last ended.
         ends: monotonic seconds at which each ended, when the policy records times.
+        payload_bytes: size of the values on their way; 0 where they stay in this process.
     """
 
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
@@ -104,6 +105,7 @@ class Success(NamedTuple):
     started_at: float
     ended_at: float
     ends: list[float] | None = None
+    payload_bytes: int = 0
 
 
 class Failure(NamedTuple):

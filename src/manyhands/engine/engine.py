@@ -43,6 +43,8 @@ class Engine:
         is_daemon: the program ends without waiting for it.
         is_foreign: this process is a fork of the one that it lives in.
         observer: called with (event, now) for each event, with the lock held; for tests and progress. It must not block.
+        on_deliver: called with each delivery before anything else happens, with the lock held; gives further events. It must not block.
+        failure: why the pool has failed, None while it has not.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Engine:
         self.is_daemon = is_daemon
         self.is_foreign = False
         self.observer: Callable[[ev.Event, float], None] | None = None
+        self.on_deliver: Callable[[ev.Deliver], Sequence[ev.Event]] | None = None
         self.failure: BaseException | None = None
         self._workers = workers
         self._scheduler = Scheduler(max_workers, can_stop=workers.can_stop, max_tasks_per_worker=max_tasks_per_worker)
@@ -103,7 +106,20 @@ class Engine:
 
     def work_here(self) -> bool:
         """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
-        return self._workers.work_here()
+        return self._workers.work_here() or (self._workers.works_here and self._wait_for_next_try())
+
+    def _wait_for_next_try(self) -> bool:
+        """Wait for a pause to end, since nobody but this thread would go on then; False when there is none."""
+        with self._lock:
+            scheduler = self._scheduler
+            starts_again = scheduler.starts_again_at > time.monotonic() and scheduler.workload.turns
+            if not starts_again and not any(job.delayed for job in scheduler.jobs.values()):
+                return False
+            deadline = scheduler.next_deadline
+        if deadline is not None:
+            time.sleep(max(0.0, deadline - time.monotonic()))
+        self.feed(ev.TimePassed())
+        return True
 
     def close(self, *, cancel: bool) -> None:
         """Take no more jobs and tasks; workers end when all is done. `cancel`: drop what has not begun."""
@@ -197,6 +213,8 @@ class Engine:
         match action:
             case ev.Deliver(job_id=job_id):
                 deliveries.append((self._sinks[job_id], action))
+                if self.on_deliver is not None:
+                    return self.on_deliver(action)
             case ev.SendBatch(worker_id, batch):
                 return workers.send(worker_id, batch)
             case ev.StartWorker(worker_id, slot):
@@ -227,7 +245,7 @@ class Engine:
 
     def _set_timer(self) -> None:
         deadline = self._scheduler.next_deadline
-        if deadline is None or (self._timer is not None and self._timer.at <= deadline):
+        if deadline is None or self._ended.is_set() or (self._timer is not None and self._timer.at <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()

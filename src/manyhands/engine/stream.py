@@ -32,6 +32,11 @@ ABANDON_S = 0.1  # what still runs so long after its map was abandoned is stoppe
 class Stream:
     """One map: draws the source, keeps the engine fed, and gives what was delivered, in order if that is wanted.
 
+    Attributes:
+        has_ended: the source has given its last item.
+        taken: how many tasks' outcomes were given.
+        key_of_item: makes a name of each item, which is put into `keys` under the task's index.
+
     It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the
     thread that shuts the pool down, which is why drawing has a lock.
     """
@@ -53,6 +58,7 @@ class Stream:
         self._next_index = 0
         self._pull_size = 1
         self._is_slow = False
+        self.has_ended = False
         self._exhausted = False
         self._source_error: BaseException | None = None
         self._drawing = threading.RLock()
@@ -151,7 +157,7 @@ class Stream:
                 for item in islice(self._source, min(step, count - before)):
                     items.append(item)  # extend would lose what came before an error
                 if len(items) - before < min(step, count - before):
-                    self._exhausted = True
+                    self._exhausted = self.has_ended = True
                     break
                 if time.monotonic() - began > SLOW_PULL_S:
                     break

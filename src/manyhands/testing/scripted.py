@@ -116,6 +116,7 @@ class ScriptedWorkers:
     def __init__(self, *, clock: Callable[[], float], can_stop: bool = True, chance: random.Random | None = None) -> None:
         """Use `clock` for the times in reports. With `chance`, waiting threads run the tasks, in an order that it decides."""
         self.can_stop = can_stop
+        self.works_here = chance is not None
         self.workers: dict[int, ScriptedWorker] = {}
         self.begun: Counter[tuple[int, int]] = Counter()
         self._clock = clock

@@ -22,7 +22,7 @@ __all__ = ["LineCutter", "OutputWriter", "shared_output"]
 
 IDLE_S = 0.2  # then the writer's thread ends
 MOST_WAITING_BYTES = 8 << 20
-TAIL_LINES = 20
+TAIL_LINES = 60  # the stack of a segfault begins with its innermost frame, which must not fall off
 LONGEST_LINE_BYTES = 1 << 20  # longer ones are handed on in pieces, so that memory stays bounded
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IoLoop", "Timer", "shared_loop"]
 
+LONGEST_WAIT_S = 3600.0  # epoll and poll take no more than 24 days; a deadline may be further away, or infinite
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -173,7 +174,7 @@ class IoLoop:
     def _wait_s(self) -> float | None:
         while self._timers and self._timers[0].callback is None:
             heapq.heappop(self._timers)
-        return max(self._timers[0].at - time.monotonic(), 0.0) if self._timers else None
+        return min(max(self._timers[0].at - time.monotonic(), 0.0), LONGEST_WAIT_S) if self._timers else None
 
     @staticmethod
     def _guarded(call: Callable[..., None], *arguments: int) -> None:

@@ -75,11 +75,12 @@ class CommandWorkers:
 
     kind = "command"
     can_stop = True
+    works_here = False
 
     def __init__(self) -> None:
         self._jobs: dict[int, Work] = {}
         self._slots: dict[int, int] = {}
-        self._programs: dict[int, _Program] = {}
+        self._programs: dict[int, deque[_Program]] = {}  # of each worker: the one that runs, and the one that was sent ahead
         self._loop = shared_loop()
         self._reaping = threading.Lock()
         self._is_killed = False
@@ -107,25 +108,28 @@ class CommandWorkers:
 
     def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
         program = _Program(self, worker_id, batch, self._jobs[batch.job_id], self._slots[worker_id])
-        self._programs[worker_id] = program
+        programs = self._programs.setdefault(worker_id, deque())
+        programs.append(program)
         self._loop.acquire()
-        self._loop.call_soon(program.start)
+        if len(programs) == 1:
+            self._loop.call_soon(program.start)
         return ()
 
     def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
-        program = self._programs.get(worker_id)
-        if program is None or program.pid or not program.unstart():
-            return ()
-        del self._programs[worker_id]
-        self._loop.release()
-        return [BatchReturned(batch_id, 1)]
+        programs = self._programs.get(worker_id, deque())
+        returned: list[Event] = []
+        while programs and programs[-1].unstart():
+            returned.append(BatchReturned(programs.pop().batch_id, 1))
+            self._loop.release()
+        return returned
 
     def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
-        program = self._programs.get(worker_id)
-        return (0, program.began) if program is not None and program.pid else (-1, 0.0)
+        programs = self._programs.get(worker_id)
+        program = programs[0] if programs else None
+        return (0, program.began) if program is not None and program.pid and program.batch_id == batch_id else (-1, 0.0)
 
     def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
-        program = self._programs[worker_id]
+        program = self._programs[worker_id][0]
         program.is_stopped = True
         if grace_s > 0:
             program.signal(signal.SIGTERM)
@@ -135,6 +139,7 @@ class CommandWorkers:
 
     def retire(self, worker_id: int) -> Sequence[Event]:
         self._slots.pop(worker_id, None)
+        self._programs.pop(worker_id, None)
         return [WorkerEnded(worker_id, WorkerEnd())]
 
     def work_here(self) -> bool:
@@ -142,13 +147,13 @@ class CommandWorkers:
 
     def kill_all(self) -> None:
         self._is_killed = True
-        for program in list(self._programs.values()):
-            program.kill()
+        self.signal_all(signal.SIGKILL)
 
     def signal_all(self, number: int) -> None:
         """Signal every program that runs, with its children."""
-        for program in list(self._programs.values()):
-            program.signal(number)
+        for programs in list(self._programs.values()):
+            for program in list(programs):
+                program.signal(number)
 
     def close(self) -> None:
         """Nothing is shared."""
@@ -169,11 +174,25 @@ class CommandWorkers:
         """A program is done with."""
 
         def collect() -> Sequence[Event]:
-            self._programs.pop(program.worker_id, None)
+            programs = self._programs[program.worker_id]
+            programs.popleft()
+            if program.is_stopped:  # its worker is gone, and with it what was sent ahead
+                self._forget(programs)
+                self._slots.pop(program.worker_id, None)
+                del self._programs[program.worker_id]
+            elif programs:
+                self._loop.call_soon(programs[0].start)
             return events()
 
         self.report(collect)
         self._loop.release()
+
+
+    def _forget(self, programs: deque[_Program]) -> None:
+        """Never start these."""
+        while programs:
+            programs.pop().unstart()
+            self._loop.release()
 
 
 class _Program:
@@ -185,7 +204,7 @@ class _Program:
         self.began = 0.0
         self.is_stopped = False
         self._workers = workers
-        self._batch_id = batch.id
+        self.batch_id = batch.id
         self._item = batch.items[0]
         self._work = work
         self._slot = slot
@@ -249,7 +268,7 @@ class _Program:
                 item.on_start(self.pid)
         except Exception as error:  # not found, not executable, too long, no descriptors or processes left
             failure = Failure(error, self.began, time.monotonic())
-            self._workers.ended(self, lambda: [BatchProgressed(self._batch_id, [failure])])
+            self._workers.ended(self, lambda: [BatchProgressed(self.batch_id, [failure])])
             return
         if self.is_stopped or self._workers.is_killed:
             self.kill()
@@ -385,15 +404,17 @@ class _Program:
     def _end(self, *, outlived: bool) -> None:
         self._is_over = True
         finished = self._finished(outlived=outlived)
+        self._workers.ended(self, lambda: self._end_event(finished))
+
+    def _end_event(self, finished: Finished) -> Sequence[Event]:
+        """What to report. With the engine's lock held, so that no stop comes between the look at `is_stopped` and the report."""
         if self.is_stopped:
             end = WorkerEnd(pid=self.pid, left_behind=finished)
-            self._workers.ended(self, lambda: [WorkerEnded(self.worker_id, end, (self._batch_id, 0))])
-        elif finished.returncode == 0 and self._stdout.error is None and self._stderr.error is None:
-            success = Success(1, [finished], self.began, self._ended_at)
-            self._workers.ended(self, lambda: [BatchProgressed(self._batch_id, [success])])
-        else:
-            failure = Failure(finished, self.began, self._ended_at)
-            self._workers.ended(self, lambda: [BatchProgressed(self._batch_id, [failure])])
+            return [WorkerEnded(self.worker_id, end, (self.batch_id, 0))]
+        result: Success | Failure = Failure(finished, self.began, self._ended_at)
+        if finished.returncode == 0 and self._stdout.error is None and self._stderr.error is None:
+            result = Success(1, [finished], self.began, self._ended_at)
+        return [BatchProgressed(self.batch_id, [result])]
 
     def _finished(self, *, outlived: bool) -> Finished:
         assert self._command is not None

@@ -68,6 +68,7 @@ class Launched:
         if not isinstance(process, subprocess.Popen):
             process.join()
             code = process.exitcode or 0
+            process.close()  # it holds pipes until it is collected
             return WorkerEnd(pid=self.pid, exit_status=code if code >= 0 else None, signal=-code if code < 0 else None)
         try:
             _, status, usage = os.wait4(self.pid, 0)

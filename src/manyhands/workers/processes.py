@@ -50,6 +50,7 @@ class ProcessWorkers:
 
     kind = "process"
     can_stop = True
+    works_here = False
 
     def __init__(
         self,
@@ -85,9 +86,10 @@ class ProcessWorkers:
             return items, _scalar_bytes(items)
         packed: list[Any] = []
         size = 0
+        definitions: dict[type, bytes] = {}
         for item in items:
             try:
-                entry = _packed_call(item) if work.style == CallStyle.CALL else (payloads.dumps(item, what="item"),)
+                entry = _packed_call(item) if work.style == CallStyle.CALL else (payloads.dumps(item, what="item", definitions=definitions),)
             except BaseException as error:  # what the item's own code raises, belongs to the item
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -377,7 +379,9 @@ class _Channel:
 
     def _events_of(self, kind: int, frame_id: int, body: bytes) -> Sequence[Event]:
         if kind == Kind.PROGRESSED:
-            return [BatchProgressed(frame_id, [_result_of(entry) for entry in pickle.loads(body)])]
+            entries = pickle.loads(body)
+            bytes_each = len(body) // len(entries)  # one entry as a rule; a failure among the others is seldom large
+            return [BatchProgressed(frame_id, [_result_of(entry, bytes_each) for entry in entries])]
         if kind == Kind.RETURNED:
             return [BatchReturned(frame_id, int(body))]
         if kind == Kind.READY:
@@ -435,10 +439,10 @@ class _Channel:
         return events
 
 
-def _result_of(entry: tuple[Any, ...]) -> Success | Failure:
+def _result_of(entry: tuple[Any, ...], payload_bytes: int) -> Success | Failure:
     if entry[0] == "v":
         _, began, ended, ends, are_pickles, values = entry
-        return Success(len(values), Blobs(values) if are_pickles else values, began, ended, ends)
+        return Success(len(values), Blobs(values) if are_pickles else values, began, ended, ends, payload_bytes)
     _, began, ended, packed, unloadable = entry
     return Failure((packed,) if unloadable else packed, began, ended)
 

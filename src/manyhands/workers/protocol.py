@@ -46,6 +46,7 @@ class Workers(Protocol):
 
     kind: str
     can_stop: bool
+    works_here: bool  # tasks run in the threads that wait for them, by `work_here`, and nowhere else
 
     def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
         """Learn whom to report to. Called once, before anything else."""

@@ -29,6 +29,7 @@ class SerialWorkers:
 
     kind = "serial"
     can_stop = False
+    works_here = True
 
     def __init__(self) -> None:
         self._jobs: dict[int, Work] = {}

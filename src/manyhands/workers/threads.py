@@ -54,6 +54,7 @@ class ThreadWorkers:
 
     kind = "thread"
     can_stop = False
+    works_here = False
 
     def __init__(
         self,
