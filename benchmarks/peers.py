@@ -109,7 +109,7 @@ def mpire_pool() -> Iterator[Any]:
     """mpire's pool."""
     import mpire  # a peer, perhaps not installed
 
-    with mpire.WorkerPool(WORKERS, keep_alive=True) as pool:
+    with mpire.WorkerPool(WORKERS, keep_alive=True) as pool:  # type: ignore[attr-defined]  # as its own documentation has it
         pool.map(work.nothing, range(WARM_UP))
         yield pool
 

@@ -22,24 +22,12 @@ print(json.dumps({name: cost(name) for name in list(sys.modules)}))
 """
 
 # Dear to import, and needed by few or late: each would cost every program some milliseconds.
-DEAR = {
-    *("argparse", "asyncio", "cloudpickle", "concurrent.futures.process", "csv", "ctypes", "email", "http", "importlib.metadata"),
-    *(
-        "json",
-        "multiprocessing",
-        "numpy",
-        "pathlib",
-        "pydoc",
-        "rich",
-        "socket",
-        "sqlite3",
-        "ssl",
-        "tqdm",
-        "unittest",
-        "urllib",
-        "uuid",
-    ),
-}
+DEAR = set(
+    """
+    argparse asyncio cloudpickle concurrent.futures.process csv ctypes email http importlib.metadata json multiprocessing numpy
+    pathlib pydoc socket sqlite3 ssl tqdm unittest urllib uuid
+    """.split()
+)
 
 STANDARD = "import concurrent.futures.process, concurrent.futures.thread, subprocess"
 FACES = {
@@ -50,76 +38,26 @@ FACES = {
 }
 
 # All that a worker process has loaded when its first task begins. What is added here, every worker of every pool pays for.
-WORKER_MODULES = {
-    # the interpreter itself, without `site`
-    *(
-        "__main__",
-        "_abc",
-        "_codecs",
-        "_frozen_importlib",
-        "_frozen_importlib_external",
-        "_imp",
-        "_io",
-        "_signal",
-        "_stat",
-        "_thread",
-    ),
-    *(
-        "_warnings",
-        "_weakref",
-        "abc",
-        "builtins",
-        "codecs",
-        "encodings",
-        "encodings.aliases",
-        "encodings.utf_8",
-        "genericpath",
-        "io",
-    ),
-    *("marshal", "os", "os.path", "posix", "posixpath", "stat", "sys", "time", "zipimport", "_collections_abc", "winreg"),
-    # pickle, which takes `re` along
-    *(
-        "_collections",
-        "_compat_pickle",
-        "_functools",
-        "_operator",
-        "_pickle",
-        "_sre",
-        "_struct",
-        "collections",
-        "copyreg",
-        "enum",
-    ),
-    *(
-        "functools",
-        "itertools",
-        "keyword",
-        "operator",
-        "pickle",
-        "re",
-        "re._casefix",
-        "re._compiler",
-        "re._constants",
-        "re._parser",
-    ),
-    *("reprlib", "struct", "types", "_types"),
-    # what the worker's own work needs
-    *("__future__", "faulthandler", "mmap", "select"),
-    "manyhands",
-    "manyhands.version",
-    "manyhands.workers",
-    "manyhands.workers.process_child",
-    "manyhands.transport",
-    "manyhands.transport.frames",
-    "manyhands.transport.payloads",
-}
+INTERPRETER = """
+    __main__ _abc _codecs _collections_abc _frozen_importlib _frozen_importlib_external _imp _io _signal _stat _thread _warnings
+    _weakref abc builtins codecs encodings encodings.aliases encodings.utf_8 genericpath io marshal os os.path posix posixpath stat
+    sys time zipimport
+"""
+PICKLE = """
+    _collections _compat_pickle _functools _operator _pickle _sre _struct collections copyreg enum functools itertools keyword
+    operator pickle re re._casefix re._compiler re._constants re._parser reprlib struct types
+"""
+OUR_OWN = """
+    __future__ faulthandler mmap select
+    manyhands manyhands.version manyhands.workers manyhands.workers.process_child
+    manyhands.transport manyhands.transport.frames manyhands.transport.payloads
+"""
 
 
 def modules_after(run_script: RunScript, statements: str) -> dict[str, int]:
-    """The modules that a fresh interpreter has after `statements`, beyond those that it begins with, with the size of their code."""
-    # Twice: the first time writes the .pyc files.
+    """What a fresh interpreter has loaded after `statements`, beyond what it begins with, and the size of its code."""
     before = json.loads(run_script(REPORT).succeeded().stdout)
-    run_script(statements).succeeded()
+    run_script(statements).succeeded()  # writes the .pyc files
     after = json.loads(run_script(statements + REPORT).succeeded().stdout)
     return {name: size for name, size in after.items() if name not in before}
 
@@ -157,4 +95,5 @@ def test_a_worker_process_loads_little(run_script: RunScript) -> None:
             print(pool.submit(eval, "' '.join(__import__('sys').modules)").result())
         """
     )
-    assert set(ran.succeeded().stdout.split()) - WORKER_MODULES == set()
+    allowed = f"{INTERPRETER} {PICKLE} {OUR_OWN}".split()
+    assert set(ran.succeeded().stdout.split()) - set(allowed) == set()

@@ -79,7 +79,7 @@ class OptionTable(Generic[Options]):
         short = [name[1:] + (":" if option.metavar else "") for name, option in names if len(name) == 2]
         long = [name[2:] + ("=" if option.metavar else "") for name, option in names if len(name) > 2]
         try:
-            found, rest = getopt(list(arguments), "".join(short), long)
+            found, rest = (gnu_getopt if self._are_anywhere else getopt)(list(arguments), "".join(short), long)
         except GetoptError as error:
             raise self._usage_error(error.opt) from None
         values: dict[str, Any] = {}
