@@ -11,6 +11,7 @@ from contest import Contest, Contestant, all_of
 from peers import entry
 
 MB = 1_000_000
+WARM_UP = 8
 
 
 def contests(scale: float) -> Iterator[Contest]:
@@ -37,16 +38,18 @@ def contests(scale: float) -> Iterator[Contest]:
 
 
 def mapping(function: Callable[[Any], Any], items: list[Any]) -> Iterator[Contestant]:
-    """The same map by each."""
-    count = len(items)
-    yield entry("manyhands Pool.map", count, lambda: peers.ours("process"), lambda pool, _: all_of(pool.map(function, items)))
-    yield entry("ProcessPoolExecutor.map", count, peers.standard_processes, lambda pool, _: all_of(pool.map(function, items)))
-    yield entry(
-        "multiprocessing.Pool.imap", count, peers.multiprocessing_pool, lambda pool, _: all_of(pool.imap(function, items))
-    )
+    """The same map by each. The workers have imported what they need: those of others are copies of a parent that has."""
+
+    def one(name: str, opened: Callable[[], Any], use: Callable[[Any, list[Any]], object]) -> Contestant:
+        return entry(name, len(items), opened, lambda pool, _: use(pool, items), prepare=lambda pool: use(pool, items[:WARM_UP]))
+
+    def by_map(pool: Any, some: list[Any]) -> None:
+        all_of(pool.map(function, some))
+
+    yield one("manyhands Pool.map", lambda: peers.ours("process"), by_map)
+    yield one("ProcessPoolExecutor.map", peers.standard_processes, by_map)
+    yield one("multiprocessing.Pool.imap", peers.multiprocessing_pool, lambda pool, some: all_of(pool.imap(function, some)))
     if peers.is_installed("joblib"):
-        yield entry("joblib, loky backend", count, lambda: peers.joblib_pool("loky"), lambda run, _: run(function, items))
+        yield one("joblib, loky backend", lambda: peers.joblib_pool("loky"), lambda run, some: run(function, some))
     if peers.is_installed("pebble"):
-        yield entry(
-            "pebble.ProcessPool.map", count, peers.pebble_pool, lambda pool, _: all_of(pool.map(function, items).result())
-        )
+        yield one("pebble.ProcessPool.map", peers.pebble_pool, lambda pool, some: all_of(pool.map(function, some).result()))

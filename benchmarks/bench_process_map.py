@@ -62,8 +62,8 @@ def no_ops(scale: float) -> Contest:
         title="process map, items that do nothing",
         contestants=contestants,
         asked={"ProcessPoolExecutor.map": 10},
-        remark="The slow ones are given fewer items; compared is the cost of one. `multiprocessing.Pool.map` is not lazy: it takes "
-        "all items before it begins, and gives all results when it ends.",
+        remark="The slow ones are given fewer items; compared is the cost of one. `multiprocessing.Pool.map` is not lazy: it "
+        "takes all items before it begins, and gives all results when it ends.",
     )
 
 

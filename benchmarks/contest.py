@@ -1,8 +1,8 @@
 """Contestants in interleaved rounds, and the table of what came out.
 
-One round runs each contestant once, one after another, in an order that turns by one place from round to round; so whatever else
-the machine does meanwhile hits all of them alike, and the ratio of two contestants is taken within each round. Told are the median
-and the range of the rounds.
+One round runs each contestant once, one after another, in an order that turns by one place from round to round; so whatever
+else the machine does meanwhile hits all of them alike, and the ratio of two contestants is taken within each round. Told are the
+median and the range of the rounds.
 """
 
 from __future__ import annotations
@@ -125,15 +125,19 @@ def hold(contest: Contest, *, rounds: int) -> Result:
             standing = standings[place]
             if standing.error:
                 continue
-            print(
-                f"\r{contest.title}: round {number + 1} of {rounds}: {standing.contestant.name:<60.60}", end="", file=sys.stderr
-            )
+            show_progress(f"{contest.title}: round {number + 1} of {rounds}: {standing.contestant.name}")
             try:
                 standing.samples.append(run_once(standing.contestant))
             except Exception as error:  # a peer's fault must not cost us the other figures
                 standings[place] = Standing(standing.contestant, [], f"{type(error).__name__}: {error}")
-    print(f"\r{' ' * (len(contest.title) + 90)}\r", end="", file=sys.stderr)
+    show_progress("")
     return Result(contest, standings)
+
+
+def show_progress(text: str) -> None:
+    """One line on a terminal, nothing elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def run_once(contestant: Contestant) -> Sample:
@@ -150,7 +154,7 @@ def run_once(contestant: Contestant) -> Sample:
 
 
 def cpu_seconds() -> float | None:
-    """CPU time of this process and of all that descend from it, those that live and those that were waited for. None without /proc."""
+    """CPU time of this process and of all that descend from it, alive or waited for; None where there is no /proc."""
     waited = resource.getrusage(resource.RUSAGE_CHILDREN)
     total = time.process_time() + waited.ru_utime + waited.ru_stime
     try:
@@ -219,13 +223,11 @@ def _row(result: Result, standing: Standing) -> str:
     speed = f"{1 / wall_s:,.0f}" if contest.show == "rate" else duration_text(wall_s)
     cpu = duration_text(statistics.median(cpus)) if cpus else "?"
     ratios = result.ratios(standing)
-    against = (
-        f"{ratio_text(statistics.median(ratios))} ({ratio_text(min(ratios))} to {ratio_text(max(ratios))})" if ratios else "?"
-    )
-    asked = contest.asked.get(contestant.name)
-    verdict = (
-        "" if asked is None or not ratios else f"{ratio_text(asked)}: {'yes' if statistics.median(ratios) >= asked else 'NO'}"
-    )
+    against, verdict = "?", ""
+    if ratios:
+        ratio, asked = statistics.median(ratios), contest.asked.get(contestant.name)
+        against = f"{ratio_text(ratio)} ({ratio_text(min(ratios))} to {ratio_text(max(ratios))})"
+        verdict = "" if asked is None else f"{ratio_text(asked)}: {'yes' if ratio >= asked else 'NO'}"
     return f"| {contestant.name} | {contestant.count:,} | {speed} | {cpu} | {against} | {verdict} |"
 
 

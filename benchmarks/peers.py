@@ -152,12 +152,21 @@ def raw_pipe() -> Iterator[Callable[[Any], Any]]:
         os.close(answer_write)
 
 
-def entry(name: str, count: int, opened: Callable[[], Any], use: Callable[[Any, int], object]) -> Contestant:
-    """A contestant that opens something by `opened()` and then does `use(it, count)`."""
+def entry(
+    name: str,
+    count: int,
+    opened: Callable[[], Any],
+    use: Callable[[Any, int], object],
+    *,
+    prepare: Callable[[Any], object] | None = None,
+) -> Contestant:
+    """A contestant that opens something by `opened()`, does `prepare(it)` unmeasured, and then `use(it, count)`."""
 
     @contextmanager
     def open_and_use() -> Iterator[Call]:
         with opened() as pool:
+            if prepare is not None:
+                prepare(pool)
             yield lambda: use(pool, count)
 
     return Contestant(name=name, count=count, open=open_and_use)

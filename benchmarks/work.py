@@ -1,4 +1,4 @@
-"""What the workers of all contestants run. It is a module, and not part of a script, so that every kind of worker can import it."""
+"""What the workers of all contestants run: a module, and not part of a script, so that every kind of worker can import it."""
 
 from __future__ import annotations
 

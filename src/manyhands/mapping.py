@@ -53,7 +53,8 @@ def open_stream(
 def known_total(iterables: Sequence[Iterable[Any]]) -> int | None:
     """How many items there will be, None when unknown."""
     hints = [length_hint(iterable, -1) for iterable in iterables]
-    return None if min(hints) < 0 else min(hints)
+    least = min(hints, default=-1)
+    return None if least < 0 else least
 
 
 def result_stream(

@@ -22,6 +22,7 @@ from manyhands.engine.futures import Submissions
 from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
 from manyhands.observe.progress import open_progress
+from manyhands.policies import batch_size, check_max_tasks, policy_of, window
 from manyhands.workers.serial import SerialWorkers
 from manyhands.workers.threads import ThreadWorkers
 
@@ -90,7 +91,7 @@ class Pool(Executor):
             raise UsageError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        _check_max_tasks(max_tasks_per_child)
+        check_max_tasks(max_tasks_per_child)
         threads: set[threading.Thread] = set()
         if kind == "process":
             workers = self._process_workers(initializer, initargs, max_tasks_per_child, mp_context)
@@ -168,7 +169,7 @@ class Pool(Executor):
             retry_delay: seconds before the first retry, doubled before each further one.
             grace: seconds between SIGTERM and SIGKILL for a process that is stopped.
         """
-        policy = _policy(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace)
+        policy = policy_of(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace)
         return Options(self, policy, key)
 
     def map(  # `timeout` counts for each item, see below
@@ -208,7 +209,7 @@ class Pool(Executor):
         """
         if errors not in ("raise", "return", "skip"):
             raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
-        policy = _policy(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize)
+        policy = policy_of(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize)
         return self._map(policy, fn, iterables, ordered=ordered, errors=errors, progress=progress)
 
     def outcomes(
@@ -229,7 +230,7 @@ class Pool(Executor):
         Args:
             key: gives an item its name, `Outcome.key`; None: its index.
         """
-        policy = _policy(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize, records_times=True)
+        policy = policy_of(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize, records_times=True)
         return self._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -361,7 +362,7 @@ class Options:
         progress: ProgressChoice = False,
     ) -> Generator[T, None, None]:
         """As `Pool.map`, with these options."""
-        policy = self._policy.replace(batch_size=_batch_size(chunksize), window=_window(buffersize))
+        policy = self._policy.replace(batch_size=batch_size(chunksize), window=window(buffersize))
         return self._pool._map(policy, fn, iterables, ordered=ordered, errors=errors, progress=progress)
 
     def outcomes(
@@ -376,7 +377,7 @@ class Options:
         key: Callable[[Any], object] | None = None,
     ) -> Generator[Outcome[T], None, None]:
         """As `Pool.outcomes`, with these options."""
-        policy = self._policy.replace(batch_size=_batch_size(chunksize), window=_window(buffersize), records_times=True)
+        policy = self._policy.replace(batch_size=batch_size(chunksize), window=window(buffersize), records_times=True)
         return self._pool._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
 
 
@@ -423,61 +424,3 @@ class SerialPool(Pool):
 
     def __init__(self) -> None:
         super().__init__("serial")
-
-
-# ---- from options to a policy -------------------------------------------------------------------------------------------------
-
-
-def _check_max_tasks(count: int | None) -> None:
-    if count is not None:
-        if not isinstance(count, int):
-            raise TypeError("max_tasks_per_child must be an integer")
-        if count <= 0:
-            raise UsageError("max_tasks_per_child must be >= 1")
-
-
-def _batch_size(chunksize: int | str) -> int | None:
-    if chunksize == "auto":
-        return None
-    if not isinstance(chunksize, int):
-        raise UsageError(f"chunksize must be 'auto' or a whole number, not {chunksize!r}")
-    if chunksize < 1:
-        raise UsageError("chunksize must be >= 1.")
-    return chunksize
-
-
-def _window(buffersize: int | None) -> int | None:
-    if buffersize is not None and not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")
-    if buffersize is not None and buffersize < 1:
-        raise UsageError("buffersize must be None or > 0")
-    return buffersize
-
-
-def _policy(
-    *,
-    timeout: float | None = None,
-    retries: int = 0,
-    priority: int = 0,
-    retry_delay: float = 0.0,
-    grace: float = 0.0,
-    chunksize: int | str = "auto",
-    buffersize: int | None = None,
-    records_times: bool = False,
-) -> Policy:
-    if timeout is not None and timeout < 0:
-        raise UsageError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
-    if retries < 0 or not isinstance(retries, int):
-        raise UsageError(f"retries must be a whole number, 0 or more, not {retries!r}")
-    if retry_delay < 0 or grace < 0:
-        raise UsageError("retry_delay and grace must be at least 0 seconds")
-    return Policy(
-        timeout_s=timeout,
-        retries=retries,
-        retry_delay_s=retry_delay,
-        priority=priority,
-        grace_s=grace,
-        batch_size=_batch_size(chunksize),
-        window=_window(buffersize),
-        records_times=records_times,
-    )

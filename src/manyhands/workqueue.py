@@ -118,7 +118,7 @@ class WorkQueue:
             pass
 
     def _wait_for_room(self, timeout: float | None) -> None:
-        if not self._limit or self._pool.is_worker_thread():
+        if not self._limit or self._pool.kind == "serial" or self._pool.is_worker_thread() or shared_courier().is_mine:
             return
         has_room = self._changed.wait_for(lambda: len(self._items) < self._limit or self._is_closed, timeout)
         if not has_room:
@@ -144,7 +144,7 @@ class WorkQueue:
         for index in range(delivery.start, delivery.start + delivery.count):
             item = self._items[index]
             error = error_of(delivery, self._policy)
-            error.add_note(f"item: {item!r:.200}")
+            error.add_note(f"item: {_shown(item)}")
             kept: BaseException | None = error
             if delivery.state is State.CANCELLED:
                 kept = None
@@ -230,3 +230,10 @@ class WorkQueue:
         else:
             self.cancel()
         return False
+
+
+def _shown(item: object) -> str:
+    try:
+        return repr(item)[:200]
+    except Exception:  # the item's own code
+        return f"a {type(item).__name__}"

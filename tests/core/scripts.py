@@ -61,7 +61,9 @@ def taken(pool: ScriptedPool, kind: type[A]) -> list[A]:
 
 def sent(pool: ScriptedPool) -> list[list[int]]:
     """The indexes of each batch that was sent since this was last asked."""
-    return [[index for _, index in action.batch.items] for action in taken(pool, ev.SendBatch)]
+    batches = [[index for _, index in items] for items in pool.sent]
+    pool.sent.clear()
+    return batches
 
 
 def states(pool: ScriptedPool, job_id: int = 1) -> dict[int, str]:

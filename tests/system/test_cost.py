@@ -22,12 +22,10 @@ print(json.dumps({name: cost(name) for name in list(sys.modules)}))
 """
 
 # Dear to import, and needed by few or late: each would cost every program some milliseconds.
-DEAR = set(
-    """
+DEAR = """
     argparse asyncio cloudpickle concurrent.futures.process csv ctypes email http importlib.metadata json multiprocessing numpy
     pathlib pydoc socket sqlite3 ssl tqdm unittest urllib uuid
-    """.split()
-)
+"""
 
 STANDARD = "import concurrent.futures.process, concurrent.futures.thread, subprocess"
 FACES = {
@@ -40,8 +38,8 @@ FACES = {
 # All that a worker process has loaded when its first task begins. What is added here, every worker of every pool pays for.
 INTERPRETER = """
     __main__ _abc _codecs _collections_abc _frozen_importlib _frozen_importlib_external _imp _io _signal _stat _thread _warnings
-    _weakref abc builtins codecs encodings encodings.aliases encodings.utf_8 genericpath io marshal os os.path posix posixpath stat
-    sys time zipimport
+    _weakref abc builtins codecs encodings encodings.aliases encodings.utf_8 genericpath io marshal os os.path posix posixpath
+    stat sys time zipimport
 """
 PICKLE = """
     _collections _compat_pickle _functools _operator _pickle _sre _struct collections copyreg enum functools itertools keyword
@@ -63,7 +61,8 @@ def modules_after(run_script: RunScript, statements: str) -> dict[str, int]:
 
 
 def dear_ones(modules: Collection[str]) -> set[str]:
-    return {name for name in modules if not DEAR.isdisjoint({name, name.split(".")[0]})}
+    dear = set(DEAR.split())
+    return {name for name in modules if name in dear or name.split(".")[0] in dear}
 
 
 def test_importing_the_package_loads_nothing_of_it(run_script: RunScript) -> None:

@@ -59,7 +59,14 @@ class OptionTable(Generic[Options]):
     """
 
     def __init__(
-        self, result: Callable[..., Options], *, program: str, usage: str, options: Sequence[Option], notes: str = "", are_anywhere: bool = False
+        self,
+        result: Callable[..., Options],
+        *,
+        program: str,
+        usage: str,
+        options: Sequence[Option],
+        notes: str = "",
+        are_anywhere: bool = False,
     ) -> None:
         self._result = result
         self._program = program

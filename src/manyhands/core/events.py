@@ -70,7 +70,8 @@ class JobClosed(NamedTuple):
 class JobCancelled(NamedTuple):
     """Nobody wants the rest of the job: what has not begun is dropped.
 
-    What still runs after `stop_after_s` (None: ever) is stopped, if it can be. `grace_s` takes the place of the policy's when it is not None.
+    What still runs after `stop_after_s` (None: ever) is stopped, if it can be. `grace_s` takes the place of the policy's when it
+    is not None.
     """
 
     job_id: int

@@ -6,6 +6,7 @@ It exists only while there is work.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -34,6 +35,11 @@ class Courier:
                 self._thread = threading.Thread(target=self._run, name="manyhands-callbacks", daemon=True)
                 self._thread.start()
 
+    @property
+    def is_mine(self) -> bool:
+        """True in the courier's own thread."""
+        return self._thread is threading.current_thread()
+
     def flush(self) -> None:
         """Wait until all that was handed over before has been run. Does nothing in the courier's own thread."""
         if self._thread is None or self._thread is threading.current_thread():
@@ -52,7 +58,10 @@ class Courier:
                         self._thread = None
                         return
                 continue
-            call()
+            try:
+                call()
+            except BaseException:  # a callback that calls sys.exit, say: it must not take those of others with it
+                sys.excepthook(*sys.exc_info())
             del call
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from _thread import start_new_thread
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,7 +44,8 @@ class Engine:
         is_daemon: the program ends without waiting for it.
         is_foreign: this process is a fork of the one that it lives in.
         observer: called with (event, now) for each event, with the lock held; for tests and progress. It must not block.
-        on_deliver: called with each delivery before anything else happens, with the lock held; gives further events. It must not block.
+        on_deliver: called with each delivery before anything else happens, with the lock held; gives further events. It must not
+            block.
         failure: why the pool has failed, None while it has not.
     """
 
@@ -67,6 +69,7 @@ class Engine:
         self._streams: set[int] = set()
         self._is_forgotten = False
         self._closed = False
+        self._ender = 0  # the thread that has ended it
         self._ended = threading.Event()
         self._loop: IoLoop | None = None
         self._timer: Timer | None = None
@@ -76,22 +79,21 @@ class Engine:
 
     def open_job(self, work: Work, sink: Sink, *, is_stream: bool = False) -> int:
         """Begin a job whose outcomes go to `sink`; returns its id. A stream keeps the workers of a forgotten pool alive."""
-        self.check_usable()
         with self._lock:
+            self.check_usable()
             job_id = self._next_job_id
             self._next_job_id += 1
             if is_stream:
                 self._streams.add(job_id)
             self._sinks[job_id] = sink
             self._workers.open_job(job_id, work)
+            self.feed(ev.JobOpened(job_id, work.policy))  # has no outcome to deliver
         exits.remember(self)
-        self.feed(ev.JobOpened(job_id, work.policy))
         return job_id
 
     def add(self, job_id: int, start: int, items: Sequence[Any], payload_bytes: int = 0) -> None:
         """Add tasks to a job. Raises RuntimeError after `close`."""
-        self.check_usable()
-        self.feed(ev.TasksAdded(job_id, start, items, payload_bytes))
+        self.feed(ev.TasksAdded(job_id, start, items, payload_bytes), adds=True)
 
     def room(self, job_id: int, *, consumer_waits: bool = False) -> int:
         """How many tasks may be added to the job now."""
@@ -128,6 +130,15 @@ class Engine:
 
     def close_when_unused(self) -> None:
         """The pool is forgotten: close as soon as no stream of it is open. A finalizer calls this, in whatever thread."""
+        # 1. A thread holds a lock, the loop's for instance. 2. The garbage collector runs there, and a forgotten pool's finalizer
+        # comes here. 3. To close a pool takes such locks, so another thread does that.
+        # test_a_pool_can_be_forgotten_wherever_the_garbage_collector_runs
+        try:
+            start_new_thread(self._close_when_unused, ())
+        except RuntimeError:
+            pass  # the interpreter is ending, and so are its pools
+
+    def _close_when_unused(self) -> None:
         self._is_forgotten = True
         if not self._streams:
             self.close(cancel=False)
@@ -176,12 +187,14 @@ class Engine:
 
     # ---- the turn ---------------------------------------------------------------------------------------------------------
 
-    def feed(self, event: ev.Event) -> None:
-        """Let the scheduler take one event, and do what it says."""
+    def feed(self, event: ev.Event, *, adds: bool = False) -> None:
+        """Let the scheduler take one event, and do what it says. `adds`: the pool must be open."""
         with self._lock:
+            if adds:
+                self.check_usable()  # with the lock, so that nobody closes it before the event is taken
             if self._is_turning:
-                # 1. This thread is in `_turn`. 2. The garbage collector runs there, and a forgotten pool's finalizer comes here.
-                # 3. The scheduler is in the middle of a change, so the event waits until that is complete.
+                # 1. This thread is in `_turn`. 2. The garbage collector or a signal handler runs there, and comes here. 3. The
+                # scheduler is in the middle of a change, so the event waits until that is complete.
                 self._inbox.append(event)
                 return
             deliveries = self._turn((event,))
@@ -202,7 +215,7 @@ class Engine:
                 for action in self._scheduler.handle(event, now):
                     self._inbox.extend(self._perform(action, deliveries))
             self._set_timer()
-            if self._closed and not self._ended.is_set() and self._scheduler.is_over:
+            if self._closed and not self._ender and self._scheduler.is_over:
                 self._end()
         finally:
             self._is_turning = False
@@ -236,16 +249,24 @@ class Engine:
                     return (ev.PoolClosed(cancel=False),)
         return ()
 
-    @staticmethod
-    def _hand_out(deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
-        for sink, delivery in deliveries:
-            sink.deliver(delivery)
+    def _hand_out(self, deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
+        handed_out = 0
+        try:
+            for sink, delivery in deliveries:
+                handed_out += 1
+                sink.deliver(delivery)
+        finally:
+            if handed_out < len(deliveries):
+                self._hand_out(deliveries[handed_out:])  # a sink has raised, or Ctrl-C came: the others get theirs
+            if self._ender == threading.get_ident():
+                self._ended.set()  # only now: who waits for the end shall find every outcome delivered
+                exits.forget(self)
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
         deadline = self._scheduler.next_deadline
-        if deadline is None or self._ended.is_set() or (self._timer is not None and self._timer.at <= deadline):
+        if deadline is None or self._ender or (self._timer is not None and self._timer.at <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -266,5 +287,4 @@ class Engine:
         if self._loop is not None:
             self._loop.release()
             self._loop = None
-        self._ended.set()
-        exits.forget(self)
+        self._ender = threading.get_ident()

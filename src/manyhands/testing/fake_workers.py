@@ -1,9 +1,9 @@
 """A kind of worker that is none, for a real engine: `ScriptedWorkers` whose steps are done by the threads that wait.
 
-    >>> from manyhands.testing.conformance import pool_on
-    >>> with pool_on(FakeWorkers(seed=1), 3) as pool:
-    ...     sorted(pool.map(str, range(3), ordered=False))
-    ['0', '1', '2']
+>>> from manyhands.testing.conformance import pool_on
+>>> with pool_on(FakeWorkers(seed=1), 3) as pool:
+...     sorted(pool.map(str, range(3), ordered=False))
+['0', '1', '2']
 """
 
 from __future__ import annotations

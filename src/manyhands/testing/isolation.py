@@ -79,7 +79,12 @@ class IsolationSuite(ConformanceSuite):
     # ---- what dies --------------------------------------------------------------------------------------------------------
 
     def test_the_death_of_a_worker_costs_the_item_that_it_was_at(self) -> None:
-        expected = {"SIGKILL": (signal.SIGKILL, None), "SIGSEGV": (signal.SIGSEGV, None), "status 0": (None, 0), "status 3": (None, 3)}
+        expected = {
+            "SIGKILL": (signal.SIGKILL, None),
+            "SIGSEGV": (signal.SIGSEGV, None),
+            "status 0": (None, 0),
+            "status 3": (None, 3),
+        }
         with self.make_pool() as pool:
             items = ["", "SIGKILL", "", "status 0", "", "status 3", "SIGSEGV", ""]
             results: list[Any] = list(pool.map(tasks.perish, items, errors="return"))

@@ -210,6 +210,8 @@ class ScriptedWorkers:
             worker.at = load.id, load.begun
             worker.since = self._clock()
             worker.is_in_item = True
+            if load.begun == 0:
+                load.began_at = worker.since
             load.begun += 1
 
     def end(self, worker_id: int, *, error: BaseException | None = None) -> None:

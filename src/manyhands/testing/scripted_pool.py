@@ -33,6 +33,7 @@ class ScriptedPool:
     Attributes:
         clock, workers, scheduler: what it is made of.
         actions: all that the scheduler asked for, until somebody clears it.
+        sent: the items of each batch as it was sent, until somebody clears it.
         outcomes: how each task ended, by (job id, index).
         observer: told each event before it is handled, and each action before it is performed.
     """
@@ -42,6 +43,7 @@ class ScriptedPool:
         self.workers = ScriptedWorkers(clock=self.clock, can_stop=can_stop)
         self.scheduler = CheckedScheduler(max_workers, can_stop=can_stop, max_tasks_per_worker=max_tasks_per_worker)
         self.actions: list[ev.Action] = []
+        self.sent: list[list[Any]] = []
         self.outcomes: dict[tuple[int, int], ev.Deliver] = {}
         self.observer: Callable[[ev.Event | ev.Action], None] = lambda _: None
         self._last_job_id = 0
@@ -65,6 +67,7 @@ class ScriptedPool:
             case ev.StartWorker(worker_id, slot):
                 return self.workers.start(worker_id, slot)
             case ev.SendBatch(worker_id, batch):
+                self.sent.append(list(batch.items))
                 return self.workers.send(worker_id, batch)
             case ev.RecallBatch(worker_id, batch_id):
                 return self.workers.recall(worker_id, batch_id)

@@ -59,9 +59,14 @@ class SerialWorkers:
         return ()
 
     def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
-        mine = [batch for batch in self._waiting if batch.worker_id == worker_id]
-        for batch in mine:
-            self._waiting.remove(batch)
+        # Other threads take from the left meanwhile: turn all round once, and keep what is this worker's.
+        mine: list[Batch] = []
+        for _ in range(len(self._waiting)):
+            try:
+                batch = self._waiting.popleft()
+            except IndexError:
+                break
+            (mine if batch.worker_id == worker_id else self._waiting).append(batch)
         return [BatchReturned(batch.id, len(batch.items)) for batch in mine]
 
     def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:

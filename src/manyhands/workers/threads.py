@@ -7,6 +7,7 @@ be stopped nor isolated: a task that times out keeps its thread until it ends, a
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -164,7 +165,13 @@ class ThreadWorkers:
                 break
             self._run(hand, batch, self._jobs[batch.job_id])
             del batch  # an idle worker holds nothing of its last task
-        self._report(lambda: self._bury(hand, WorkerEnd()))
+        self._tell(lambda: self._bury(hand, WorkerEnd()))
+
+    def _tell(self, collect: Callable[[], Sequence[Event]]) -> None:
+        try:
+            self._report(collect)
+        except BaseException:  # a callback of a future that calls sys.exit, say: the thread must not end before it is told to
+            sys.excepthook(*sys.exc_info())
 
     def _initialize(self, hand: _Hand) -> bool:
         try:
@@ -175,9 +182,9 @@ class ThreadWorkers:
             failure = InitializerError(f"the initializer raised {type(error).__name__}: {error}; no task was run")
             failure.__cause__ = error
             end = WorkerEnd(reason=str(failure))
-            self._report(lambda: [PoolFailed(failure), *self._bury(hand, end)])
+            self._tell(lambda: [PoolFailed(failure), *self._bury(hand, end)])
             return False
-        self._report(lambda: [WorkerStarted(hand.id)])
+        self._tell(lambda: [WorkerStarted(hand.id)])
         return True
 
     def _bury(self, hand: _Hand, end: WorkerEnd) -> Sequence[Event]:
@@ -221,9 +228,9 @@ class ThreadWorkers:
                 put((True, value, now := clock()))
                 del value
             if now > flush_at and pending:
-                self._report(lambda: _collect(hand, batch))
+                self._tell(lambda: _collect(hand, batch))
                 flush_at = now + FLUSH_S
-        self._report(lambda: _finish(hand, batch))
+        self._tell(lambda: _finish(hand, batch))
 
 
 def _without_our_frame(error: BaseException) -> BaseException:
