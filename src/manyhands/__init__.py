@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from manyhands.commands import run as run
     from manyhands.commands import start as start
     from manyhands.core.commands import Command as Command
-    from manyhands.core.commands import CompletedCommand as CompletedCommand
+    from manyhands.core.completed import CompletedCommand as CompletedCommand
+    from manyhands.core.outcome import Outcome as Outcome
     from manyhands.core.states import State as State
-    from manyhands.core.tasks import Outcome as Outcome
     from manyhands.engine.cpus import cpu_count as cpu_count
     from manyhands.errors import InitializerError as InitializerError
     from manyhands.errors import ManyhandsError as ManyhandsError
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 # Importing manyhands stays cheap: each name is loaded when it is first used.
 _HOMES = {
     "Command": "core.commands",
-    "CompletedCommand": "core.commands",
+    "CompletedCommand": "core.completed",
     "InitializerError": "errors",
     "ManyhandsError": "errors",
     "NotPicklable": "errors",
     "NotUnpicklable": "errors",
-    "Outcome": "core.tasks",
+    "Outcome": "core.outcome",
     "Pool": "pools",
     "PoolError": "errors",
     "ProcessPool": "pools",

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.commands import Command, CompletedCommand
+from manyhands.core.commands import Command
+from manyhands.core.completed import CompletedCommand
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
@@ -175,6 +176,11 @@ class RunningCommand:
         """Take the outcome from the engine."""
         # Much output takes long to put together, and the future's callbacks are the user's: neither belongs into the I/O loop.
         shared_courier().carry(lambda: self._deliver(delivery))
+
+    def fail(self, error: BaseException) -> None:
+        """The engine is broken."""
+        self.future.set_exception(error)
+        self._has_started.set()
 
     def _deliver(self, delivery: Deliver) -> None:
         try:

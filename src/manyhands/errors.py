@@ -6,13 +6,18 @@ the circumstances' (`PoolError`), ours (`InternalError`). Data goes in attribute
 
 from __future__ import annotations
 
-from concurrent.futures import BrokenExecutor
-from pickle import PicklingError
-from typing import TYPE_CHECKING, Any
+from copy import copy
 
+TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
+    from typing import Any
+
     from manyhands.crash import NotUnpicklable as NotUnpicklable
     from manyhands.crash import WorkerCrashed as WorkerCrashed
+    from manyhands.pool_errors import InitializerError as InitializerError
+    from manyhands.pool_errors import NotPicklable as NotPicklable
+    from manyhands.pool_errors import PoolError as PoolError
+    from manyhands.pool_errors import WorkerStartError as WorkerStartError
 
 __all__ = [
     "InitializerError",
@@ -63,10 +68,6 @@ class TaskTimeout(TaskError, TimeoutError):
         self.stopped = stopped
 
 
-class NotPicklable(TaskError, PicklingError, TypeError):
-    """An argument, a function or a result could not travel between processes; the message names it and why."""
-
-
 class RemoteError(TaskError):
     """Stands in for an exception that could not be rebuilt here.
 
@@ -92,22 +93,32 @@ class RemoteTraceback(ManyhandsError):
         return f'\n"""\n{self.traceback_text}"""'
 
 
-class PoolError(ManyhandsError, BrokenExecutor):
-    """The pool as a whole cannot go on: its workers cannot be made ready."""
+def again(error: BaseException) -> BaseException:
+    """A fresh copy of an error that is raised more than once: else its traceback grows, and keeps frames of all callers alive."""
+    try:
+        fresh = copy(error)
+    except Exception:  # one of a user's, which cannot be copied
+        return error
+    fresh.__cause__ = error.__cause__
+    fresh.__traceback__ = None
+    return fresh
 
 
-class InitializerError(PoolError):
-    """The `initializer` raised in a worker; its traceback is the `__cause__`. No task ran on that worker."""
-
-
-class WorkerStartError(PoolError):
-    """Workers could not be started several times in a row; the last reason is in the message."""
+# Their base classes come from modules that are dear to import: they are loaded when they are first needed.
+_HOMES = {
+    "InitializerError": "pool_errors",
+    "NotPicklable": "pool_errors",
+    "NotUnpicklable": "crash",
+    "PoolError": "pool_errors",
+    "WorkerCrashed": "crash",
+    "WorkerStartError": "pool_errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # These are BrokenProcessPools, whose module imports multiprocessing: load them when they are first needed.
-    if name in ("NotUnpicklable", "WorkerCrashed"):
-        from manyhands import crash  # keeps the start fast
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # see above
 
-        return getattr(crash, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"manyhands.{home}"), name)

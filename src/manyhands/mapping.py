@@ -15,7 +15,8 @@ from manyhands.workers.protocol import CallStyle, Work
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from manyhands.core.tasks import Outcome, Policy
+    from manyhands.core.outcome import Outcome
+    from manyhands.core.tasks import Policy
     from manyhands.engine.engine import Engine
     from manyhands.observe.progress import Progress
     from manyhands.workers.protocol import Workers
@@ -64,9 +65,11 @@ def result_stream(
     on_end: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
     """Give the results of a stream; to be advanced once before it is handed out, so that leaving it early always cleans up."""
+    was_read = False
     try:
         stream.fill(consumer_waits=False)
         yield None
+        was_read = True
         for delivery in stream.deliveries():
             progress.update(delivery.count)
             result = delivery.result
@@ -86,7 +89,7 @@ def result_stream(
                 for _ in range(delivery.count):
                     yield error_of(delivery, stream.policy)
     finally:
-        stream.cancel()
+        stream.leave(was_read=was_read)
         progress.close()
         if on_end is not None:
             on_end()
@@ -116,14 +119,16 @@ def outcome_stream(
     def key_of(index: int) -> object:
         return keys.pop(index, index)
 
+    was_read = False
     try:
         stream.fill(consumer_waits=False)
         yield None  # type: ignore[misc]
+        was_read = True
         for delivery in stream.deliveries():
             progress.update(delivery.count)
             yield from outcomes_of(delivery, stream.policy, kind=kind, key_of=key_of)
     finally:
-        stream.cancel()
+        stream.leave(was_read=was_read)
         progress.close()
         if on_end is not None:
             on_end()

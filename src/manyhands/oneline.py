@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from typing import TypeVar
 
-    from manyhands.core.tasks import Outcome
+    from manyhands.core.outcome import Outcome
     from manyhands.mapping import ErrorChoice
     from manyhands.pools import Kind, ProgressChoice
 
@@ -112,4 +112,4 @@ def _shared(pool: Pool, results: Generator[Any, None, None]) -> Generator[Any, N
         yield from results
     finally:
         results.close()
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False)

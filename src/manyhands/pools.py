@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, ParamSpec, Self, TypeVar
 
-    from manyhands.core.tasks import Outcome
+    from manyhands.core.outcome import Outcome
     from manyhands.engine.stream import Stream
     from manyhands.workers.protocol import Workers
 

@@ -140,6 +140,15 @@ class WorkQueue:
         else:
             self._deliver_errors(delivery)
 
+    def fail(self, error: BaseException) -> None:
+        """The engine is broken."""
+        with self._changed:
+            self._failed += len(self._items)
+            self._items.clear()
+            self._errors.append(error)
+            self._is_closed = True
+            self._changed.notify_all()
+
     def _deliver_errors(self, delivery: Deliver) -> None:
         for index in range(delivery.start, delivery.start + delivery.count):
             item = self._items[index]

@@ -98,6 +98,7 @@ def test_options_end_at_the_first_word_of_the_command(arguments: list[str], rest
     [
         (["--jbos", "4"], "did you mean --jobs?"),
         (["--zzz"], "--zzz is no option of manyhands run"),
+        (["--lb"], "--lb is no option of manyhands run ("),
         (["-z"], "-z is no option of manyhands run"),
         (["-kz"], "-z is no option"),
         (["-j"], "-j needs a value: write -j N"),

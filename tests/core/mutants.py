@@ -1,4 +1,4 @@
-"""Bugs to plant in the core, each a small replacement in the source of one module, and a way to import the package with one of them.
+"""Bugs to plant in the core, each a small replacement in the source of one module; and a way to import the package with one.
 
 A bug that no check sees is a hole in the checks: when you find one, plant it here.
 """

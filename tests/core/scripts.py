@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from manyhands.core import events as ev
 from manyhands.testing import ScriptedPool
 
 A = TypeVar("A")

@@ -1,6 +1,7 @@
 """An independent judge: from what the workers really did it works out which outcomes there may be.
 
-It watches a `ScriptedPool` from outside, knows the rules only as the documentation tells them, and keeps no state of the scheduler's.
+It watches a `ScriptedPool` from outside, knows the rules only as the documentation tells them, and asks the scheduler for next
+to nothing.
 """
 
 from __future__ import annotations
@@ -112,12 +113,13 @@ class Witness:
     def _sent(self, action: ev.SendBatch) -> None:
         batch = action.batch
         job = self.jobs[batch.job_id]
-        assert not (job.cancelled or self.dropped), f"job {batch.job_id} is cancelled, and {batch.items} are sent"
+        assert not job.cancelled, f"job {batch.job_id} is cancelled, and {batch.items} are sent"
+        assert not self.dropped, f"the pool was closed with cancel, and {batch.items} are sent"
         assert not self.has_failed, f"the pool has failed, and {batch.items} are sent"
         assert batch.items == [(batch.job_id, batch.start + offset) for offset in range(len(batch.items))]
         self.sent[batch.id] = Sent(batch.job_id, batch.start, len(batch.items), action.worker_id)
         self.seen["batch of many" if len(batch.items) > 1 else "batch of one"] += 1
-        worker = self.pool.workers.workers[action.worker_id] if action.worker_id in self.pool.workers.workers else None
+        worker = self.pool.workers.workers.get(action.worker_id)
         self.seen["sent ahead"] += worker is not None and bool(worker.loads)
         if worker is not None and worker.is_in_item:
             assert self.late.get(worker.id) != worker.at, f"worker {worker.id} gave back what waited, and is sent more"

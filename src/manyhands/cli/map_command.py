@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from manyhands.cli.map_options import MapOptions
-    from manyhands.core.tasks import Outcome
+    from manyhands.core.outcome import Outcome
 
 __all__ = ["main"]
 

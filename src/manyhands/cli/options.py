@@ -135,7 +135,8 @@ class OptionTable(Generic[Options]):
         # Only for this message, so that other starts do not pay for it.
         from difflib import get_close_matches
 
-        return "".join(get_close_matches(dashed, [name for name in self._by_name if len(name) > 2], 1))
+        names = [name[2:] for name in self._by_name if len(name) > 2]
+        return "".join([f"--{name}" for name in get_close_matches(dashed.lstrip("-"), names, 1)])
 
 
 def resolve_jobs(text: str, cpu_count: int, *, most: int = MOST_JOBS) -> int:

@@ -9,14 +9,15 @@ no more.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["COUNTERS", "MARK", "Place", "ShellText", "plain_words", "quote"]
+__all__ = ["COUNTERS", "MARK", "Place", "ShellText", "is_plain", "plain_words", "quote"]
 
 COUNTERS = ("{#}", "{%}")
 MARK = "\0"  # stands for one replacement string; the words of a command line cannot hold it
@@ -111,9 +112,14 @@ def plain_words(text: str) -> list[str]:
     return words
 
 
+def is_plain(value: str) -> bool:
+    """True when nothing in `value` means anything to a shell."""
+    return _UNQUOTED.fullmatch(value) is not None
+
+
 def quote(value: str) -> str:
     """`value` as one word of a shell's command line, in quotes only when it needs them."""
-    if _UNQUOTED.fullmatch(value):
+    if is_plain(value):
         return value
     return f"'{_in_single_quotes(value)}'"
 
@@ -147,12 +153,13 @@ class Place(NamedTuple):
     Attributes:
         quoting: which quotes are open there; None: the mark is the shell's own, as in `"${1}"`, and stays.
         before: a backslash or dollar sign in front, which would take hold of what comes in the mark's place.
-        is_pasteable: False where quoting cannot keep every value one piece of text, such as in a here-document.
+        pasteable: "always": quoting keeps every value one piece of text; "plain": only values without special signs are safe, as
+            in a comment or in backquotes; "never": in a here-document, which a value could end.
     """
 
     quoting: _Quoting | None
     before: str = ""
-    is_pasteable: bool = True
+    pasteable: str = "always"
 
     def literal_before(self, literal: str) -> str:
         """The text in front of the mark, so that its last character leaves alone what follows."""
@@ -223,7 +230,7 @@ class ShellText:
         self.commands: list[list[str]] = []
         self.counts_with_values = False
         self._heredocs: list[tuple[str, bool, bool]] = []  # delimiter, quoted, tabs stripped: bodies start at the next line
-        self._unpasteable_depth = 0
+        self._pasteable = "always"
         self._code(0, "")
 
     # Each method below reads one kind of text from a position and returns the position after it.
@@ -297,9 +304,8 @@ class ShellText:
                     break
             if is_quoted:
                 self._refuse_marks(self.text[start:at])
-            self._unpasteable_depth += 1
-            self._double_quotes(start, _SimpleCommand(), "", at)
-            self._unpasteable_depth -= 1
+            with self._restricted("never"):
+                self._double_quotes(start, _SimpleCommand(), "", at)
         self._heredocs.clear()
         return at
 
@@ -313,10 +319,9 @@ class ShellText:
     def _comment(self, at: int, end: str) -> int:
         ends = [found for sign in ("\n", end if end == "`" else "\n") if (found := self.text.find(sign, at)) >= 0]
         stop = min(ends, default=len(self.text))
-        self._unpasteable_depth += 1  # a newline in a value would end the comment
-        for _ in range(self.text.count(MARK, at, stop)):
-            self._mark(_DOUBLE)
-        self._unpasteable_depth -= 1
+        with self._restricted("plain"):  # a newline in a value would end the comment
+            for _ in range(self.text.count(MARK, at, stop)):
+                self._mark(_DOUBLE)
         return stop
 
     def _backslash(self, at: int, command: _SimpleCommand, quoting: _Quoting) -> int:
@@ -332,14 +337,13 @@ class ShellText:
         return at + len(inside) + 1
 
     def _dollar_single_quotes(self, at: int, command: _SimpleCommand) -> int:
-        self._unpasteable_depth += 1
-        while at < len(self.text) and self.text[at] != "'":
-            if self.text[at] == MARK:
-                command.add(self._mark(_DOLLAR_SINGLE))
-            else:
-                command.add(self.text[at])
-            at += 2 if self.text[at] == "\\" and self.text[at + 1 : at + 2] != MARK else 1
-        self._unpasteable_depth -= 1
+        with self._restricted("plain"):
+            while at < len(self.text) and self.text[at] != "'":
+                if self.text[at] == MARK:
+                    command.add(self._mark(_DOLLAR_SINGLE))
+                else:
+                    command.add(self.text[at])
+                at += 2 if self.text[at] == "\\" and self.text[at + 1 : at + 2] != MARK else 1
         return at + 1
 
     def _double_quotes(self, at: int, command: _SimpleCommand, end: str, stop: int) -> int:
@@ -359,9 +363,8 @@ class ShellText:
             return at + 1
         command.add(sign)  # an expansion's own text is of no interest, but there is a word
         if sign == "`":
-            self._unpasteable_depth += 1  # the shell takes one level of backslashes away, from quoted text too
-            at = self._code(at + 1, "`")
-            self._unpasteable_depth -= 1
+            with self._restricted("plain"):  # the shell takes one level of backslashes away, from quoted text too
+                at = self._code(at + 1, "`")
             return at
         if sign == "$" and following == MARK:
             is_shells_own = bool(_SHELLS_OWN.fullmatch(self._replacements[len(self.places)]))
@@ -385,34 +388,39 @@ class ShellText:
         self.has_own_parameters |= name is not None and name[0][0] in _PARAMETERS
         if self.text[at : at + 1] in ("#", "%", "/", "^", ","):
             quoting = _BARE  # a pattern: quotes mean something there, even within double quotes
-        self._unpasteable_depth += 1
-        while at < len(self.text) and self.text[at] != "}":
-            if self.text[at] == "\\":
-                at = self._backslash(at, command, quoting)
-            elif self.text[at] == "'" and quoting is _BARE:
-                at = self._single_quotes(at + 1, command)
-            elif self.text[at] == '"':
-                at = self._double_quotes(at + 1, command, '"', len(self.text))
-            else:
-                at = self._expansion(at, command, quoting)
-        self._unpasteable_depth -= 1
+        with self._restricted("plain"):
+            while at < len(self.text) and self.text[at] != "}":
+                if self.text[at] == "\\":
+                    at = self._backslash(at, command, quoting)
+                elif self.text[at] == "'" and quoting is _BARE:
+                    at = self._single_quotes(at + 1, command)
+                elif self.text[at] == '"':
+                    at = self._double_quotes(at + 1, command, '"', len(self.text))
+                else:
+                    at = self._expansion(at, command, quoting)
         return at + 1
 
     def _arithmetic(self, at: int, command: _SimpleCommand) -> int:
         depth = 0
-        self._unpasteable_depth += 1
-        while at < len(self.text):
-            if not depth and self.text.startswith("))", at):
-                break
-            depth += (self.text[at] == "(") - (self.text[at] == ")")
-            is_mark = self.text[at] == MARK
-            at = self._expansion(at, command, _DOUBLE)
-            self.counts_with_values |= is_mark and self._replacements[len(self.places) - 1] not in COUNTERS
-        self._unpasteable_depth -= 1
+        with self._restricted("plain"):
+            while at < len(self.text):
+                if not depth and self.text.startswith("))", at):
+                    break
+                depth += (self.text[at] == "(") - (self.text[at] == ")")
+                is_mark = self.text[at] == MARK
+                at = self._expansion(at, command, _DOUBLE)
+                self.counts_with_values |= is_mark and self._replacements[len(self.places) - 1] not in COUNTERS
         return at + 2
+
+    @contextmanager
+    def _restricted(self, pasteable: str) -> Iterator[None]:
+        before = self._pasteable
+        self._pasteable = before if before == "never" else pasteable
+        yield
+        self._pasteable = before
 
     def _mark(self, quoting: _Quoting | None, before: str = "") -> str:
         """Note the place of the next mark; returns what stands for it in a word: a counter can harm nobody."""
         replacement = self._replacements[len(self.places)]
-        self.places.append(Place(quoting, before, not self._unpasteable_depth))
+        self.places.append(Place(quoting, before, self._pasteable))
         return "0" if quoting is None or replacement in COUNTERS else MARK

@@ -15,7 +15,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from manyhands.cli.shell_text import MARK, Place, ShellText, plain_words, quote
+from manyhands.cli.shell_text import MARK, Place, ShellText, is_plain, plain_words, quote
 from manyhands.core.commands import Command
 from manyhands.errors import UsageError
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     # Makes one piece of text from the values of a job, its sequence number and its slot.
     Maker = Callable[[Sequence[str], int, int], str]
     Piece = str | Maker
+    # The arguments; the line to display; the line to display when values are not plain, where that is another.
+    Plan = tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...] | None]
 
 __all__ = ["Template"]
 
@@ -51,7 +53,7 @@ class Template:
         self._is_line = is_line
         self._replacements = replacements
         self._script = script
-        self._plans: dict[int, tuple[tuple[Piece, ...], tuple[Piece, ...]]] = {}
+        self._plans: dict[int, Plan] = {}
 
     @classmethod
     def parse(cls, words: Sequence[str], *, replacement: str = "{}", shell: str = "/bin/sh") -> Template:
@@ -83,7 +85,7 @@ class Template:
             sequence: of the job, from 1: `{#}`.
             slot: of the worker, from 1: `{%}`.
         """
-        args, _ = self._plans.get(len(values)) or self._plan(len(values))
+        args, _, _ = self._plans.get(len(values)) or self._plan(len(values))
         made = [arg if type(arg) is str else arg(values, sequence, slot) for arg in args]  # type: ignore[operator]
         if self._is_line:
             made = plain_words(made[0]) or [self.shell, "-c", _no_option(made[0])]
@@ -91,7 +93,9 @@ class Template:
 
     def display(self, values: Sequence[str], sequence: int, slot: int) -> str:
         """The line that one would type into a shell to run this job: for `--dry-run`, `-v` and messages."""
-        _, pieces = self._plans.get(len(values)) or self._plan(len(values))
+        _, pieces, careful = self._plans.get(len(values)) or self._plan(len(values))
+        if careful and not all(map(is_plain, values)):
+            pieces = careful
         return "".join([piece if type(piece) is str else piece(values, sequence, slot) for piece in pieces])  # type: ignore[operator]
 
     def warnings(self) -> list[str]:
@@ -106,20 +110,20 @@ class Template:
         found = [_WARNINGS.get(name, _WARNING).format(name=name) for name in readers]
         return list(dict.fromkeys([*found, *([_ARITHMETIC_WARNING] if self._script.counts_with_values else [])]))
 
-    def _plan(self, count: int) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-        """The arguments and the displayed line for rows of `count` values; laid out once for each count."""
+    def _plan(self, count: int) -> Plan:
+        """The arguments and the displayed lines for rows of `count` values; laid out once for each count."""
         makers = [replacement.makers(count) for replacement in self._replacements]
         words = plain_words(self._script.text)
         if self._is_line:
             args: tuple[Piece, ...] = (_joined(_between(makers[0], " ")),)
-            plan = args, args
+            plan: Plan = args, args, None
         elif words:
-            plan = _filled_words(words, makers), tuple(self._filled(makers, _paste))
+            plan = _filled_words(words, makers), tuple(self._filled(makers, _paste)), None
         else:
             plan = self._shell_plan(makers)
         return self._plans.setdefault(count, plan)
 
-    def _shell_plan(self, makers: Sequence[Sequence[Maker]]) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    def _shell_plan(self, makers: Sequence[Sequence[Maker]]) -> Plan:
         # Where a script has a use for positional parameters (a function, `set`, `$1`), ours are kept in variables.
         prefix = "manyhands_" if self._script.has_own_parameters else ""
         names: dict[Maker, str] = {}
@@ -136,9 +140,10 @@ class Template:
             script.insert(0, "".join([f"{name}=${{{number}}}; " for number, name in enumerate(names.values(), 1)]) + "set --; ")
         script[0] = _no_option(str(script[0]))
         args = (self.shell, "-c", _joined(script), "sh", *names)
-        if all(place.is_pasteable for place in self._script.places):
-            return args, tuple(self._filled(makers, _paste))
-        return args, tuple(_between([_changed(piece, quote) for piece in args], " "))
+        line = tuple(self._filled(makers, _paste))
+        careful = tuple(_between([_changed(piece, quote) for piece in args], " "))
+        kinds = {place.pasteable for place in self._script.places}
+        return args, careful if "never" in kinds else line, careful if "plain" in kinds else None
 
     def _filled(self, makers: Sequence[Sequence[Maker]], fill: Callable[[Place, Sequence[Maker]], list[Piece]]) -> list[Piece]:
         """The text with what `fill` gives in place of each replacement string."""

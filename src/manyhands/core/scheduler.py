@@ -16,7 +16,6 @@ from manyhands.core.jobs import batch_of
 from manyhands.core.states import State
 from manyhands.core.tasks import Batch, Failure, Success, Tries, WorkerEnd
 from manyhands.core.workload import Workload
-from manyhands.errors import WorkerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,6 +255,8 @@ class Scheduler:
         self.start_failures += 1
         if self.start_failures >= MAX_START_FAILURES and not self.crew.workers:
             text = f"no worker could be started, {self.start_failures} times in a row; the last one: {end.reason or end}"
+            from manyhands.errors import WorkerStartError  # dear to import, and seldom needed
+
             self._pool_failed(ev.PoolFailed(WorkerStartError(text)))
             return
         self.starts_again_at = self.now + START_PAUSE_S * 2.0 ** (min(self.start_failures, MAX_START_FAILURES) - 1)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, final
-
-from manyhands.core.states import State
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Batch", "Failure", "Outcome", "Policy", "Span", "Success", "Tries", "WorkerEnd"]
-
-R_co = TypeVar("R_co", covariant=True)
+__all__ = ["Batch", "Failure", "Policy", "Span", "Success", "Tries", "WorkerEnd"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(NamedTuple):
     """What the tasks of one job have in common.
 
     Attributes:
@@ -42,49 +36,11 @@ class Policy:
 
     def replace(self, **changes: Any) -> Policy:
         """The same policy but for `changes`."""
-        return replace(self, **changes)
+        return self._replace(**changes)
 
     def delay_before(self, attempt: int) -> float:
         """Seconds to wait before try number `attempt` (2 is the first retry)."""
         return self.retry_delay_s * 2.0 ** min(attempt - 2, 30)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Generic[R_co]):
-    """How one task ended. Each task has exactly one.
-
-    Attributes:
-        index: position in the input, from 0.
-        key: the caller's name for the item; the index when none was given.
-        state: SUCCEEDED, FAILED, TIMED_OUT, CRASHED or CANCELLED.
-        value: the result, when it succeeded.
-        error: the exception, when it did not.
-        attempts: tries that were made, 0 when it never began.
-        worker: name of the worker of the last try, empty when it never began.
-        started_at: start of the last try, in seconds since the epoch; None when unknown.
-        duration_s: wall time of the last try; None when unknown.
-    """
-
-    index: int
-    key: object
-    state: State
-    value: R_co | None = None
-    error: BaseException | None = None
-    attempts: int = 1
-    worker: str = ""
-    started_at: float | None = None
-    duration_s: float | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        """True when there is a value."""
-        return self.state is State.SUCCEEDED
-
-    def unwrap(self) -> R_co:
-        """Give the value, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        return cast("R_co", self.value)
 
 
 @final
@@ -116,8 +72,7 @@ class Failure(NamedTuple):
     ended_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerEnd:
+class WorkerEnd(NamedTuple):
     """How a worker died, as far as is known.
 
     Attributes:

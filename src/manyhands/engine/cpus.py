@@ -6,6 +6,7 @@ import os
 
 __all__ = ["cpu_count"]
 
+OWN_CGROUP = "/proc/self/cgroup"
 CGROUP_V2 = "/sys/fs/cgroup/cpu.max"
 CGROUP_V1_QUOTA = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"
 CGROUP_V1_PERIOD = "/sys/fs/cgroup/cpu/cpu.cfs_period_us"
@@ -18,7 +19,7 @@ def cpu_count() -> int:
     it is set, as Python 3.13 has it.
     """
     wanted = os.environ.get("PYTHON_CPU_COUNT", "")
-    if wanted.isdigit() and int(wanted) > 0:
+    if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)
     try:
         count = len(os.sched_getaffinity(0))
@@ -30,19 +31,26 @@ def cpu_count() -> int:
 
 def _cgroup_quota() -> int | None:
     """CPUs that the cgroup grants, rounded up; None when there is no limit."""
-    version2 = _read(_own_cgroup_v2()) or _read(CGROUP_V2)
-    quota, period = version2.split()[:2] if version2 else (_read(CGROUP_V1_QUOTA), _read(CGROUP_V1_PERIOD))
-    if not quota.isdigit() or not period.isdigit() or not int(period):
-        return None  # "max", -1, or no cgroup at all
-    return max(1, -(-int(quota) // int(period)))
+    limits = [_read(path).split()[:2] for path in _cgroup_v2_limits()]
+    limits.append([_read(CGROUP_V1_QUOTA), _read(CGROUP_V1_PERIOD)])
+    quotas = [-(-int(limit[0]) // int(limit[1])) for limit in limits if len(limit) == 2 and _is_set(*limit)]
+    return max(1, min(quotas)) if quotas else None
 
 
-def _own_cgroup_v2() -> str:
-    """Path of the limit of this process's own group: inside a container it is the root, on a host it is deeper."""
-    for line in _read("/proc/self/cgroup").splitlines():
+def _is_set(quota: str, period: str) -> bool:
+    return quota.isdecimal() and period.isdecimal() and int(period) > 0  # not "max", nor -1
+
+
+def _cgroup_v2_limits() -> list[str]:
+    """Paths of the limits of this process's own group and of all above it; the least counts. In a container there is one."""
+    paths = [CGROUP_V2]
+    for line in _read(OWN_CGROUP).splitlines():
         if line.startswith("0::"):
-            return f"/sys/fs/cgroup{line[3:]}/cpu.max"
-    return CGROUP_V2
+            folder = CGROUP_V2.removesuffix("/cpu.max")
+            for name in filter(None, line[3:].split("/")):
+                folder += f"/{name}"
+                paths.append(f"{folder}/cpu.max")
+    return paths
 
 
 def _read(path: str) -> str:

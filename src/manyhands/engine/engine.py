@@ -17,6 +17,7 @@ from manyhands.core import events as ev
 from manyhands.core.scheduler import Scheduler
 from manyhands.engine import exits
 from manyhands.engine.courier import shared_courier
+from manyhands.errors import InternalError, again
 from manyhands.transport.loop import shared_loop
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Sink(Protocol):
 
     def deliver(self, delivery: ev.Deliver) -> None:
         """Take outcomes. Called from any thread, one call after another for one worker, without the engine's lock."""
+
+    def fail(self, error: BaseException) -> None:
+        """The engine itself is broken: there will be no further outcome. Without the engine's lock."""
 
 
 class Engine:
@@ -166,7 +170,7 @@ class Engine:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self.failure is not None:
-            raise self.failure
+            raise again(self.failure)
 
     @property
     def is_closed(self) -> bool:
@@ -217,6 +221,8 @@ class Engine:
             self._set_timer()
             if self._closed and not self._ender and self._scheduler.is_over:
                 self._end()
+        except Exception as error:
+            self._collapse(error)
         finally:
             self._is_turning = False
         return deliveries
@@ -249,6 +255,23 @@ class Engine:
                     return (ev.PoolClosed(cancel=False),)
         return ()
 
+    def _collapse(self, error: Exception) -> None:
+        """A bug of ours: nobody shall wait for ever because of it. With the lock."""
+        failure = (
+            error if isinstance(error, InternalError) else InternalError(f"please report this: {type(error).__name__}: {error}")
+        )
+        if failure is not error:
+            failure.__cause__ = error
+        self.failure = failure
+        self._closed = True
+        self._inbox.clear()
+        self._workers.kill_all()
+        for sink in self._sinks.values():
+            shared_courier().carry(lambda sink=sink: sink.fail(failure))  # type: ignore[misc]
+        self._sinks.clear()
+        self._ended.set()
+        exits.forget(self)
+
     def _hand_out(self, deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
         handed_out = 0
         try:
@@ -258,7 +281,7 @@ class Engine:
         finally:
             if handed_out < len(deliveries):
                 self._hand_out(deliveries[handed_out:])  # a sink has raised, or Ctrl-C came: the others get theirs
-            if self._ender == threading.get_ident():
+            if self._ender == threading.get_ident() and not self._ended.is_set():
                 self._ended.set()  # only now: who waits for the end shall find every outcome delivered
                 exits.forget(self)
 

@@ -11,7 +11,9 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Success
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import NotOpened, error_of, values_of
+from manyhands.errors import again
 from manyhands.transport.blobs import Blobs
+from manyhands.transport.loop import shared_loop
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
 if TYPE_CHECKING:
@@ -85,6 +87,14 @@ class TaskFuture(Future[Any]):
         if self.done():
             self._open()
         super().add_done_callback(fn)
+
+    def _invoke_callbacks(self) -> None:
+        # 1. The loop delivers a result, and sees that there are no callbacks. 2. Another thread adds one. 3. It must not be called
+        # by the loop: whatever it does, it would hold up all workers.
+        if self._done_callbacks and shared_loop().is_mine:  # type: ignore[attr-defined]
+            shared_courier().carry(super()._invoke_callbacks)  # type: ignore[misc]
+        else:
+            super()._invoke_callbacks()  # type: ignore[misc]
 
     def _get_snapshot(self) -> Any:
         # asyncio of Python 3.14 copies the state through this method.
@@ -209,6 +219,11 @@ class Submissions:
             return
         for index in range(delivery.start, delivery.start + delivery.count):
             self._finish(take(index), delivery)
+
+    def fail(self, error: BaseException) -> None:
+        while self._futures:
+            _, future = self._futures.popitem()
+            future.fail(again(error))
 
     def _succeed(self, future: TaskFuture, sealed: _Sealed) -> None:
         if future.has_callbacks:

@@ -7,9 +7,10 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from manyhands.core.outcome import Outcome
 from manyhands.core.states import State
-from manyhands.core.tasks import Failure, Outcome, Policy, Success, WorkerEnd
-from manyhands.errors import TaskTimeout
+from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.errors import TaskTimeout, again
 from manyhands.transport.blobs import Blobs, open_blob
 from manyhands.transport.failures import unpack_failure
 
@@ -58,7 +59,7 @@ def error_of(delivery: Deliver, policy: Policy) -> BaseException:
     """Make the exception for tasks that did not succeed."""
     result = delivery.result
     if isinstance(result, BaseException):
-        return result
+        return again(result)
     if isinstance(result, Failure):
         return _failure_of(result.payload)
     if delivery.state is State.CANCELLED:

@@ -26,6 +26,7 @@ __all__ = ["Stream"]
 SLOW_PULL_S = 0.002  # a source that takes longer for its items is handed on item by item
 FAST_PULL_S = 0.0005
 LARGEST_PULL = 1024
+LARGEST_RUN_ON = 1_000_000  # items of a map that nobody has read when its pool is shut down
 ABANDON_S = 0.1  # what still runs so long after its map was abandoned is stopped, where it can be
 
 
@@ -52,7 +53,7 @@ class Stream:
         self._source = source
         self._ordered = ordered
         self._waits = waits
-        self._queue: SimpleQueue[Deliver] = SimpleQueue()
+        self._queue: SimpleQueue[Deliver | BaseException] = SimpleQueue()
         self._early: dict[int, Deliver] = {}
         self._next_to_give = 0
         self._next_index = 0
@@ -97,13 +98,25 @@ class Stream:
         if isinstance(self._source, GeneratorType):  # not a file: that is for its owner to close
             self._source.close()
 
+    def leave(self, *, was_read: bool) -> None:
+        """The iterator over the results is gone: drop the rest; but run a map that nobody ever read to its end.
+
+        `pool.map(function, items)` as a statement of its own is a habit of users of `concurrent.futures`.
+        """
+        if not was_read and not self._engine.is_closed:
+            self.run_on()
+            self._exhausted = True
+            self._engine.feed(JobClosed(self.job_id))
+        elif was_read:
+            self.cancel()
+
     def run_on(self) -> None:
         """The pool will take no more: add all that is left of the source, if nothing was taken yet.
 
-        It is a habit of `concurrent.futures` to leave the `with` block of the pool before the results are read.
+        It is another habit to leave the `with` block of the pool before the results are read. What seems to be endless is cut off.
         """
         if self.taken == 0:
-            self.fill(consumer_waits=False, limited=False)
+            self.fill(consumer_waits=False, most=LARGEST_RUN_ON)
 
     # ---- out --------------------------------------------------------------------------------------------------------------
 
@@ -123,19 +136,25 @@ class Stream:
                 if not self._waits and self._queue.empty():
                     raise TaskTimeout("the result is not there yet, and timeout=0 says not to wait", stopped=False) from None
                 delivery = self._queue.get()
+            if isinstance(delivery, BaseException):
+                raise delivery
             if not self._ordered:
                 return delivery
             self._early[delivery.start] = delivery
 
     # ---- in ---------------------------------------------------------------------------------------------------------------
 
-    def fill(self, *, consumer_waits: bool, limited: bool = True) -> None:
-        """Draw items while there is room for them."""
+    def fail(self, error: BaseException) -> None:
+        self._queue.put(error)
+
+    def fill(self, *, consumer_waits: bool, most: int | None = None) -> None:
+        """Draw items while there is room for them; or `most` in all, room or not."""
         with self._drawing:
             while not self._exhausted:
-                room = self._engine.room(self.job_id, consumer_waits=consumer_waits) if limited else LARGEST_PULL
+                limited = most is None
+                room = self._engine.room(self.job_id, consumer_waits=consumer_waits) if most is None else most - self._next_index
                 if room <= 0:
-                    if self._engine.is_closed and self._next_to_give >= self._next_index:
+                    if limited and self._engine.is_closed and self._next_to_give >= self._next_index:
                         raise RuntimeError("the pool was shut down before this map had drawn all of its items")
                     return
                 items = self._pull(min(room, self._pull_size))

@@ -9,7 +9,6 @@ their pipes.
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 
 __all__ = ["MARK", "Guard", "shared_guard"]
@@ -37,7 +36,7 @@ class Guard:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe_fd = -1
         self._mark = f"{os.getpid()}-{os.urandom(8).hex()}"
 
     def environment(self, base: dict[str, str] | None = None) -> dict[str, str]:
@@ -46,30 +45,41 @@ class Guard:
 
     def watch(self) -> None:
         """Start the guard if it does not run. To be called before anything that it shall guard is started."""
+        if self._pipe_fd >= 0:
+            return
         with self._lock:
-            if self._process is not None or not os.path.isdir("/proc/self"):
-                return
-            environment = {name: value for name, value in os.environ.items() if name != MARK}
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", SCRIPT, "manyhands-guard", self._mark],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env=environment,
-            )
+            if self._pipe_fd < 0 and os.path.isdir("/proc/self"):
+                self._start()
 
-    def dismiss(self) -> None:
-        """Nothing is left to guard."""
-        with self._lock:
-            process, self._process = self._process, None
-        if process is not None and process.stdin is not None:
-            try:
-                process.stdin.write(b"end\n")
-                process.stdin.close()
-            except OSError:
-                pass  # somebody has killed it
-            process.wait()
+    def _start(self) -> None:
+        read_fd, self._pipe_fd = os.pipe()
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            # A session of its own: what ends our group does not end it. Not subprocess, which costs milliseconds to import.
+            os.posix_spawn(
+                "/bin/sh",
+                ["/bin/sh", "-c", SCRIPT, "manyhands-guard", self._mark],
+                {name: value for name, value in os.environ.items() if name != MARK},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, read_fd, 0),
+                    (os.POSIX_SPAWN_DUP2, null, 1),
+                    (os.POSIX_SPAWN_DUP2, null, 2),
+                ],
+                setsid=True,
+            )
+        except BaseException:
+            os.close(self._pipe_fd)
+            self._pipe_fd = -1
+            raise
+        finally:
+            os.close(read_fd)
+            os.close(null)
+
+    def forget(self) -> None:
+        """In a forked child: do not keep the guard of the parent from noticing the parent's end."""
+        if self._pipe_fd >= 0:
+            os.close(self._pipe_fd)
+            self._pipe_fd = -1
 
 
 _shared = Guard()
@@ -81,12 +91,8 @@ def shared_guard() -> Guard:
 
 
 def _forget_after_fork() -> None:
-    # The child must not say "end" for its parent, nor hold the pipe open: then the guard would never notice the parent's death.
     global _shared
-    process = _shared._process
-    if process is not None and process.stdin is not None:
-        os.close(process.stdin.fileno())
-        process.returncode = 0  # it is not ours to wait for
+    _shared.forget()
     _shared = Guard()
 
 

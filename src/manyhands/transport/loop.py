@@ -181,7 +181,7 @@ class IoLoop:
         """One callback's bug must not stop all others."""
         try:
             call(*arguments)
-        except Exception:
+        except BaseException:  # whatever it is: without this thread nothing goes on
             sys.excepthook(*sys.exc_info())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class Spool:
         else:
             try:
                 if self._file is None:
+                    import tempfile  # costs milliseconds, and most commands write little
+
                     self._file = tempfile.TemporaryFile(prefix="manyhands-", buffering=0)  # noqa: SIM115  # closed by `close`
                     self._write_file(bytes(self._memory))
                     self._memory.clear()

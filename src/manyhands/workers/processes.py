@@ -49,7 +49,7 @@ class ProcessWorkers:
         mp_context: BaseContext | None = None,
     ) -> None:
         if mp_context is None:
-            self._launcher: CleanLauncher | ContextLauncher = CleanLauncher(_dumped_initializer(initializer, initargs))
+            self._launcher: CleanLauncher | ContextLauncher | None = CleanLauncher(_dumped_initializer(initializer, initargs))
         else:
             self._launcher = ContextLauncher(mp_context, initializer, initargs)
         self._channels: dict[int, Channel] = {}
@@ -106,7 +106,9 @@ class ProcessWorkers:
             self._loop.acquire()
         channel = Channel(self, worker_id)
         self._channels[worker_id] = channel
-        self._loop.call_soon(lambda: channel.launch(self._launcher, is_killed=self._is_killed))
+        launcher = self._launcher
+        assert launcher is not None, "a closed kind starts no worker"
+        self._loop.call_soon(lambda: channel.launch(launcher, is_killed=self._is_killed))
         return ()
 
     def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
@@ -154,6 +156,7 @@ class ProcessWorkers:
             channel.kill()
 
     def close(self) -> None:
+        self._launcher = None  # it may hold the user's queues and locks
         if self._uses_loop:
             self._uses_loop = False
             self._loop.release()

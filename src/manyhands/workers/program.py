@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from manyhands.transport.loop import READ, WRITE, shared_loop
 from manyhands.transport.spool import Spool
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Sequence
 
     from manyhands.core.commands import Command
@@ -351,6 +351,8 @@ def _posix_spawn(command: Command, stdin: int | None, stdout: int | None, stderr
 
 def _popen(command: Command, stdin: int | None, stdout: int | None, stderr: int | None) -> subprocess.Popen[bytes]:
     """For what `posix_spawn` cannot do: another working folder."""
+    import subprocess  # costs milliseconds, and few commands need it
+
     return subprocess.Popen(
         list(command.args),
         cwd=command.cwd,
