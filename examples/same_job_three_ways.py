@@ -23,7 +23,7 @@ def count_primes(limit: int) -> int:
 
 def count_primes_by_command(limit: int) -> int:
     """The same, in a program of its own."""
-    return int(manyhands.run([sys.executable, "-S", __file__, str(limit)], check=True).stdout)
+    return int(manyhands.run([sys.executable, __file__, str(limit)], check=True).stdout)
 
 
 def pause(seconds: float) -> float:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "Pool", "ProcessPool", "SerialPool", "ThreadPool"]
 
+INTERRUPT_GRACE_S = 0.5  # for running tasks to end by themselves after Ctrl-C
 NESTING = 64  # how deep a task of a serial pool may submit to its own pool and wait
 _numbers = itertools.count(1)
 
@@ -258,8 +259,13 @@ class Pool(Executor):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> Literal[False]:
-        # Unlike concurrent.futures: when the body failed, nobody waits for what has not begun.
-        self.shutdown(cancel_futures=exc_type is not None)
+        # Unlike concurrent.futures: when the body failed, nobody waits for what has not begun; nor, after Ctrl-C, for what runs.
+        if exc_type is KeyboardInterrupt:
+            self.shutdown(wait=False, cancel_futures=True)
+            if not self.engine.wait(INTERRUPT_GRACE_S):
+                self.kill()
+        else:
+            self.shutdown(cancel_futures=exc_type is not None)
         return False
 
     def __enter__(self) -> Self:

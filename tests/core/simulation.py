@@ -45,6 +45,7 @@ class Simulation:
         self.moves = [
             (self.work, 40),
             (self.pass_time, 12),
+            (self.kill_the_slowest, self.mishaps / 3),
             (self.open_job, 2),
             (self.add, 10),
             (self.close_job, 2),
@@ -79,6 +80,11 @@ class Simulation:
     def pass_time(self) -> None:
         self.pool.advance(self.chance.choice(SHORT_PAUSES_S if self.chance.random() < self.haste else LONG_PAUSES_S))
         self.witness.check_nobody_is_late()
+
+    def kill_the_slowest(self) -> None:
+        slow = sorted((worker.since, worker.id) for worker in self.pool.workers.workers.values() if worker.is_in_item)
+        if slow:
+            self.pool.workers.die(slow[0][1])
 
     def open_job(self) -> None:
         chance = self.chance

@@ -18,7 +18,7 @@ from manyhands.testing import ScriptedPool
 
 
 def busy_pool() -> ScriptedPool:
-    """Job 1 has one outcome and one DELAYED task. Job 2 keeps two workers with two batches each, and has three READY tasks more."""
+    """Job 1 has one outcome and one DELAYED task. Job 2 has two workers with two batches each, and three READY tasks."""
     pool = pool_with(2, workers=2, batch_size=1, retries=1, retry_delay_s=1.0)
     pool.workers.run(1)
     pool.workers.begin(2)

@@ -33,15 +33,15 @@ def test_without_a_window_there_is_room_for_what_keeps_the_workers_busy() -> Non
 def test_a_consumer_that_waits_for_a_slow_task_lets_others_run_ahead_but_not_for_ever() -> None:
     pool = pool_with(24, workers=4, batch_size=1)
     begin(pool, 1)  # the slow one
-    usual = BATCHES_AHEAD * 4
-    added = 24
-    while (room := pool.scheduler.room(1, consumer_waits=True)) > 0:
+    added = usual = BATCHES_AHEAD * 4
+    while True:
+        while idle := [worker.id for worker in pool.workers.workers.values() if worker.id != 1 and worker.next_load is not None]:
+            pool.workers.run(idle[0])
+        room = pool.scheduler.room(1, consumer_waits=True)
+        if room <= 0:
+            break
         pool.add(1, room)
         added += room
-        while any(worker.next_load for worker in pool.workers.workers.values() if worker.id != 1):
-            for worker_id in (2, 3, 4):
-                if pool.workers.workers[worker_id].next_load is not None:
-                    pool.workers.run(worker_id)
     assert added == RESULTS_AHEAD * usual
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,19 @@ def _wind_up() -> None:
     _exiting = True
     with _lock:
         engines = list(_living)
-    for engine in engines:
-        if engine.is_daemon:
+    was_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    try:
+        for engine in engines:
+            if engine.is_daemon or was_interrupted:  # who has pressed Ctrl-C does not want to wait for what is left
+                engine.kill()
+            else:
+                engine.close(cancel=False)
+        for engine in engines:
+            if not engine.is_daemon and not was_interrupted:
+                engine.wait()
+    except KeyboardInterrupt:
+        for engine in engines:
             engine.kill()
-        else:
-            engine.close(cancel=False)
-    for engine in engines:
-        if not engine.is_daemon:
-            engine.wait()
 
 
 def _forget_after_fork() -> None:
