@@ -35,8 +35,8 @@ def contests(scale: float) -> Iterator[Contest]:
         contestants=tools,
         measure="cpu",
         show="time",
-        remark="xargs neither captures nor groups output. The start of the tool is counted. "
-        "Asked: at most 2 ms of CPU for each, see the first line.",
+        cpu_limit_s=0.002,
+        remark="xargs neither captures nor groups output. The start of the tool is counted.",
     )
     once = [tool("manyhands run true", [*MANYHANDS, TRUE], 1), tool("xargs true", ["xargs", "-n1", TRUE], 1)]
     if is_gnu_parallel():

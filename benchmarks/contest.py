@@ -47,6 +47,7 @@ class Contest:
         measure: what counts, "wall" time or "cpu" time of all processes together. The table shows both.
         show: items per second, or the time that one takes.
         asked: by contestant, how many times as fast as it we want to be.
+        cpu_limit_s: CPU time that an item may cost with us at most.
         remark: what a reader must know to read the table rightly.
     """
 
@@ -55,6 +56,7 @@ class Contest:
     measure: Measure = "wall"
     show: Show = "rate"
     asked: dict[str, float] = field(default_factory=dict)
+    cpu_limit_s: float | None = None
     remark: str = ""
 
 
@@ -99,6 +101,7 @@ class Result:
             "title": self.contest.title,
             "measure": self.contest.measure,
             "asked": self.contest.asked,
+            "cpu_limit_s": self.contest.cpu_limit_s,
             "remark": self.contest.remark,
             "contestants": [
                 {
@@ -220,28 +223,40 @@ def _row(result: Result, standing: Standing) -> str:
         return f"| {contestant.name} | {contestant.count:,} | {standing.error or 'not run'} | | | |"
     wall_s = statistics.median(sample.wall_s for sample in standing.samples)
     cpus = [sample.cpu_s for sample in standing.samples if sample.cpu_s is not None]
+    cpu_s = statistics.median(cpus) if cpus else None
     speed = f"{1 / wall_s:,.0f}" if contest.show == "rate" else duration_text(wall_s)
-    cpu = duration_text(statistics.median(cpus)) if cpus else "?"
-    ratios = result.ratios(standing)
+    cpu = "?" if cpu_s is None else duration_text(cpu_s)
     against, verdict = "?", ""
-    if ratios:
+    if ratios := result.ratios(standing):
         ratio, asked = statistics.median(ratios), contest.asked.get(contestant.name)
         against = f"{ratio_text(ratio)} ({ratio_text(min(ratios))} to {ratio_text(max(ratios))})"
-        verdict = "" if asked is None else f"{ratio_text(asked)}: {'yes' if ratio >= asked else 'NO'}"
+        verdict = "" if asked is None else f"{ratio_text(asked)}: {yes_or_no(ratio >= asked)}"
+    if contest.cpu_limit_s is not None and cpu_s is not None and standing is result.standings[0]:
+        verdict = f"CPU {duration_text(contest.cpu_limit_s)}: {yes_or_no(cpu_s <= contest.cpu_limit_s)}"
     return f"| {contestant.name} | {contestant.count:,} | {speed} | {cpu} | {against} | {verdict} |"
+
+
+def yes_or_no(is_reached: bool) -> str:
+    """What was asked for, is it there?"""
+    return "yes" if is_reached else "NO"
 
 
 def ratio_text(ratio: float) -> str:
     """A ratio with as many digits as it deserves."""
-    return f"{ratio:.0f}x" if ratio >= 100 else f"{ratio:.1f}x" if ratio >= 10 else f"{ratio:.2f}x"
+    return f"{three_digits(ratio)}x"
 
 
 def duration_text(seconds: float) -> str:
     """A duration in the unit in which it is easiest to read."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if abs(seconds) >= size:
-            return f"{seconds / size:.3g} {unit}"
+            return f"{three_digits(seconds / size)} {unit}"
     return f"{seconds * 1e6:.2f} us"
+
+
+def three_digits(value: float) -> str:
+    """As many decimals as it deserves."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def all_of(iterable: Iterable[Any]) -> None:

@@ -87,7 +87,7 @@ def kill(processes: Iterable[Process]) -> None:
 def take_snapshot(*folders: Path) -> Snapshot:
     """What is there now; `folders` are those in which new visible entries count as files left behind."""
     return Snapshot(
-        processes=frozenset(process for process in _session_processes() if process.pid not in _lasting_pids()),
+        processes=frozenset(process for process in _session_processes() if not _is_lasting(process)),
         threads=frozenset(thread for thread in threading.enumerate() if not thread.daemon and not _is_pytests(thread)),
         descriptors=len(os.listdir(_DESCRIPTORS)),
         shared_memory=frozenset(_our_segments()),
@@ -155,14 +155,14 @@ def _resource_tracker_pid() -> int | None:
     return getattr(tracker, "_pid", None)
 
 
-def _guard_pid() -> int | None:
-    """The process that ends our workers when we are gone; it lives as long as we do."""
-    guard = getattr(sys.modules.get("manyhands.transport.guard"), "_shared", None)
-    return getattr(getattr(guard, "_process", None), "pid", None)
-
-
-def _lasting_pids() -> set[int | None]:
-    return {_resource_tracker_pid(), _guard_pid()}
+def _is_lasting(process: Process) -> bool:
+    """True for what may live as long as this process: multiprocessing's tracker, and the guard that ends our workers after us."""
+    if process.pid == _resource_tracker_pid():
+        return True
+    try:
+        return b"\0manyhands-guard\0" in Path("/proc", str(process.pid), "cmdline").read_bytes()
+    except OSError:
+        return False  # it has just ended
 
 
 def _compare(before: Snapshot, after: Snapshot, descriptor_limit: int) -> list[str]:

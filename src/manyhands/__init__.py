@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from manyhands.version import __version__
+
+if sys.platform == "win32":  # pragma: no cover
+    raise ImportError("manyhands needs Linux or macOS (POSIX pipes, process groups and signals); on Windows use WSL")
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Pool", "ProcessPool", "SerialPool", "ThreadPool"]
 
 INTERRUPT_GRACE_S = 0.5  # for running tasks to end by themselves after Ctrl-C
-NESTING = 64  # how deep a task of a serial pool may submit to its own pool and wait
+NESTING = 1000  # how deep a task of a serial pool may submit to its own pool and wait: as deep as Python's own recursion
 _numbers = itertools.count(1)
 
 

@@ -103,7 +103,9 @@ class WorkQueue:
             raise packed[0].error
         with self._changed:
             self._wait_for_room(timeout)
-            if self._is_closed:
+            if self._is_closed and not (
+                self._items and self._pool.is_worker_thread()
+            ):  # a handler may put while the rest is done
                 raise RuntimeError("the queue is closed: it takes no more items")
             index = next(self._indices)
             self._items[index] = item

@@ -18,6 +18,7 @@ from core.witness import JobSeen, Witness
 from manyhands.core import events as ev
 from manyhands.core.tasks import Success, WorkerEnd
 from manyhands.testing import ScriptedPool
+from manyhands.testing.scripted import ScriptedWorker
 
 SHORT_PAUSES_S = (0.0, 0.0001, 0.0003, 0.001)
 LONG_PAUSES_S = (0.001, 0.003, 0.005, 0.02, 0.03, 0.06, 0.2, 1.2)
@@ -45,6 +46,7 @@ class Simulation:
         self.moves = [
             (self.work, 40),
             (self.pass_time, 12),
+            (self.wait_for_the_slowest, 2),
             (self.kill_the_slowest, self.mishaps / 3),
             (self.open_job, 2),
             (self.add, 10),
@@ -81,17 +83,31 @@ class Simulation:
         self.pool.advance(self.chance.choice(SHORT_PAUSES_S if self.chance.random() < self.haste else LONG_PAUSES_S))
         self.witness.check_nobody_is_late()
 
+    def wait_for_the_slowest(self) -> None:
+        """Time passes until an item is past its time-out, if it has one; what waits behind it may be given back."""
+        for worker in self._slowest():
+            timeout_s = self.witness.jobs[worker.running_load.job_id].policy.timeout_s
+            self.pool.advance(max(0.0, worker.since + (timeout_s or 0.0) - self.pool.clock()))
+            if worker.is_recalled and self.chance.random() < 0.7:
+                self.pool.workers.give_back(worker.id)
+                self.pool.advance(0.011)
+        self.witness.check_nobody_is_late()
+
     def kill_the_slowest(self) -> None:
-        slow = sorted((worker.since, worker.id) for worker in self.pool.workers.workers.values() if worker.is_in_item)
-        if slow:
-            self.pool.workers.die(slow[0][1])
+        for worker in self._slowest():
+            self.pool.workers.die(worker.id)
+
+    def _slowest(self) -> list[ScriptedWorker]:
+        """Whoever has been in its item for longest, if anybody is in one."""
+        slow = [worker for worker in self.pool.workers.workers.values() if worker.is_in_item]
+        return sorted(slow, key=lambda worker: worker.since)[:1]
 
     def open_job(self) -> None:
         chance = self.chance
         if self.pool.scheduler.closing:
             return
         self.pool.open_job(
-            timeout_s=chance.choice((None, 0.002, 0.05, 1.0)),
+            timeout_s=chance.choice((None, 0.002, 0.01, 0.05, 1.0)),
             retries=chance.choice((0, 1, 3)),
             retry_delay_s=chance.choice((0.0, 0.0, 0.004, 0.1)),
             priority=chance.choice((0, 0, 0, 1, -1)),

@@ -89,17 +89,21 @@ def test_a_batch_gives_back_its_end() -> None:
     assert (batch.items, batch.left) == (["a", "b"], 1)
 
 
-@given(st.permutations(range(12)), st.integers(1, 12))
-def test_removing_tasks_in_any_order_leaves_exactly_the_others(order: list[int], count: int) -> None:
+@given(st.permutations(range(12)), st.integers(1, 12), st.sampled_from([0, 1, 3, 100]))
+def test_removing_tasks_in_any_order_leaves_exactly_the_others(order: list[int], count: int, limit: int) -> None:
     job = Job(1, Policy(batch_size=100))
     job.add(0, list(range(12)), 120)
     for index in order[:count]:
         assert job.remove(index) == Tries()
         assert job.remove(index) is None
-    left = [(span.start + offset, item) for span in job.backlog for offset, item in enumerate(span.items)]
+    assert job._waiting_bytes == 10.0 * (12 - count)
+    spans = list(job.drop_backlog()) if limit == 0 else []
+    while job.backlog:
+        spans.append(job.cut(1, limit))
+    left = [(span.start + offset, item) for span in spans for offset, item in enumerate(span.items)]
     assert left == [(index, index) for index in sorted(order[count:])]
-    assert all(span.items for span in job.backlog)
-    assert job._waiting_bytes == 10.0 * len(left)
+    assert not job.skipped
+    assert job._waiting_bytes == 0.0
 
 
 def test_tasks_that_follow_each_other_are_one_span_unless_they_were_tried() -> None:

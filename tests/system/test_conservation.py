@@ -7,7 +7,6 @@ an end; so the files tell, when all is over, which items were running when their
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import signal
@@ -129,15 +128,22 @@ def open_record(folder):
     begun, ended = [mmap.mmap(os.open(os.path.join(folder, name), os.O_RDWR), 0) for name in ("begun", "ended")]
     open(os.path.join(folder, "pids", str(os.getpid())), "w").close()
 
-def handle(spins, index):
+def fails_sometimes(index):
     begun[index] += 1
-    for _ in range(spins):
-        pass
     ended[index] += 1
     if index % {FAILS_EACH} == 7:
         raise ValueError(index)
     if index % {FLAKY_EACH} == 11 and begun[index] == 1:
         raise TimeoutError(index)
+    return -index
+
+def takes_a_moment(index):
+    begun[index] += 1
+    for _ in range({SPINS}):
+        pass
+    ended[index] += 1
+    if index % {FAILS_EACH} == 7:
+        raise ValueError(index)
     return -index
 """
 
@@ -167,7 +173,7 @@ class Tally:
         self.states: Counter[State] = Counter()
         self.crashes: dict[int, WorkerCrashed] = {}
 
-    def take_all(self, outcomes: Iterable[Outcome[Any]], *, retries: int) -> None:
+    def take_all(self, outcomes: Iterable[Outcome[Any]]) -> None:
         """Take all outcomes, and check that each is the right one."""
         attempts, states = self.attempts, self.states
         for outcome in outcomes:
@@ -179,17 +185,18 @@ class Tally:
                 assert outcome.value == -index
                 assert not always_fails(index), outcome
             elif state is State.FAILED:
-                assert always_fails(index) or (fails_at_first(index) and not retries), outcome
+                assert always_fails(index), outcome
             else:
                 assert isinstance(outcome.error, WorkerCrashed), outcome
                 self.crashes[index] = outcome.error
+        self._check_complete()
 
-    def check_complete(self, *, retries: int) -> None:
+    def _check_complete(self) -> None:
         """Each item has its outcome, and the states add up."""
         missing = self.attempts.count(0)
         assert missing == 0, f"{missing} items have no outcome; the first is {self.attempts.find(0)}"
-        failing = {index for index in range(self.count) if always_fails(index) or (fails_at_first(index) and not retries)}
-        failed, crashed = len(failing - self.crashes.keys()), len(self.crashes)
+        failed = sum(always_fails(index) and index not in self.crashes for index in range(self.count))
+        crashed = len(self.crashes)
         succeeded = self.count - failed - crashed
         assert self.states == Counter({State.SUCCEEDED: succeeded, State.FAILED: failed, State.CRASHED: crashed})
 
@@ -212,13 +219,11 @@ class Tally:
 def test_a_million_items_through_processes_of_which_one_is_killed_every_second(tmp_path: Path, work: ModuleType) -> None:
     count = 1_000_000
     record, tally = Record(tmp_path / "record", count), Tally(count)
-    function = functools.partial(work.handle, 0)
     with ProcessPool(WORKERS, initializer=work.open_record, initargs=(str(record.folder),)) as pool:
-        outcomes = pool.outcomes(function, range(count), retries=1, ordered=False)
+        outcomes = pool.outcomes(work.fails_sometimes, range(count), retries=1, ordered=False)
         with kills(record.workers, every_s=1.0) as killed:
-            tally.take_all(outcomes, retries=1)
+            tally.take_all(outcomes)
     assert killed
-    tally.check_complete(retries=1)
     tally.check_against(record, killed)
     retried = [index for index in range(count) if (fails_at_first(index) or always_fails(index)) and index not in tally.crashes]
     assert min(tally.attempts[index] for index in retried) == 2
@@ -230,12 +235,10 @@ def test_a_million_items_through_processes_of_which_one_is_killed_every_second(t
 def test_the_item_that_ran_when_a_worker_was_killed_is_charged_and_no_other(tmp_path: Path, work: ModuleType) -> None:
     count = 20_000
     record, tally = Record(tmp_path / "record", count), Tally(count)
-    function = functools.partial(work.handle, SPINS)
     with ProcessPool(WORKERS, initializer=work.open_record, initargs=(str(record.folder),)) as pool:
-        outcomes = pool.outcomes(function, range(count))
+        outcomes = pool.outcomes(work.takes_a_moment, range(count))
         with kills(record.workers, every_s=0.05) as killed:
-            tally.take_all(outcomes, retries=0)
-    tally.check_complete(retries=0)
+            tally.take_all(outcomes)
     tally.check_against(record, killed)
     assert len(killed) >= 3
     cut_short = record.cut_short()
@@ -260,8 +263,7 @@ def test_a_million_items_through_threads() -> None:
 
     tally = Tally(count)
     with ThreadPool(WORKERS) as pool:
-        tally.take_all(pool.outcomes(handle, range(count), retries=1), retries=1)
-    tally.check_complete(retries=1)
+        tally.take_all(pool.outcomes(handle, range(count), retries=1))
     assert not tally.crashes
     assert tally.attempts == begun
     assert all(tries == 1 + (fails_at_first(index) or always_fails(index)) for index, tries in enumerate(begun))

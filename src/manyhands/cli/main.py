@@ -5,6 +5,7 @@ Each subcommand is a module that is imported when it is asked for: `manyhands ru
 
 from __future__ import annotations
 
+import os
 import sys
 
 from manyhands.errors import ManyhandsError, UsageError
@@ -26,6 +27,7 @@ manyhands run --help and manyhands map --help tell more; --version tells the ver
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns its exit status: 0 all succeeded, 1 some failed, 2 usage, 3 stopped early, 128 + signal."""
     words = sys.argv[1:] if arguments is None else arguments
+    _open_what_is_closed()
     try:
         return _run(words)
     except UsageError as error:
@@ -36,6 +38,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _open_what_is_closed() -> None:
+    """Whoever starts us may have closed descriptors 0 to 2 (`<&-`); what we open would get their numbers, and jobs' output."""
+    # /dev/null opened for reading: to write to it fails, as writing to a closed standard output should.
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  # as long as the program lives
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run(words: list[str]) -> int:

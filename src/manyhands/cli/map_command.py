@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import sys
 import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from manyhands.cli.interrupts import Interrupts, SourceInterrupted
 from manyhands.cli.map_options import MAP
 from manyhands.cli.options import resolve_jobs
 from manyhands.cli.output import OutputClosed, Printer, write_all
-from manyhands.cli.records import JsonCall
+from manyhands.cli.records import JsonCall, json_text
 from manyhands.core.events import JobCancelled
 from manyhands.core.states import State
 from manyhands.core.tasks import Policy
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 STOPPED_EARLY = 3
+LARGEST_FIELD = 1 << 30  # of CSV: texts and pictures are longer than Python's default of 128 KiB
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
@@ -60,7 +62,13 @@ def load_function(name: str) -> Callable[[Any], object]:
     try:
         found: Any = import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"cannot import {module_name!r}: {error}; run it from the folder that holds it") from error
+        is_itself = f"{module_name}.".startswith(f"{error.name}.")
+        advice = "run it from the folder that holds it" if is_itself else "install what it needs"
+        raise UsageError(f"cannot import {module_name!r}: {error}; {advice}") from error
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+        raise UsageError(f"cannot import {module_name!r}: {told}") from error
     for attribute in path.split("."):
         try:
             found = getattr(found, attribute)
@@ -80,8 +88,8 @@ class _Records:
 
     def __init__(self, arguments: Sequence[str], form: str | None) -> None:
         for path in arguments if form != "paths" else ():
-            if path != "-" and not os.path.isfile(path):
-                raise UsageError(f"there is no file {path!r}; to hand over the arguments themselves, say --input paths")
+            if path != "-" and (not os.access(path, os.R_OK) or os.path.isdir(path)):  # a FIFO or a device is as good as a file
+                raise UsageError(f"there is no file {path!r} to read; to hand over the arguments themselves, say --input paths")
         self._arguments = arguments or ["-"]
         if form is None:
             forms = {FORMATS.get(os.path.splitext(path)[1], "lines") for path in self._arguments}
@@ -96,20 +104,30 @@ class _Records:
             yield from self._arguments
             return
         for path in self._arguments:
-            if path == "-":
-                yield from self._items(sys.stdin)
-            else:
-                with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            is_stdin = path == "-"
+            try:
+                with self._open(0 if is_stdin else path) as file:
                     yield from self._items(file)
+            except (OSError, ValueError) as error:
+                raise UsageError(f"the input from {'stdin' if is_stdin else path} cannot be read: {error}") from error
 
-    def _items(self, file: Any) -> Iterator[Any]:
+    def _open(self, path: str | int) -> io.TextIOWrapper:
+        """What is no UTF-8 survives; a byte order mark, which Excel writes, is no part of the first item."""
+        newline = "" if self.form == "csv" else "\n"
+        return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=newline, closefd=path != 0)
+
+    def _items(self, file: io.TextIOWrapper) -> Iterator[Any]:
         if self.form == "csv":
             import csv  # only for who has it
 
-            yield from csv.DictReader(file)
+            csv.field_size_limit(LARGEST_FIELD)
+            try:
+                yield from csv.DictReader(file)
+            except csv.Error as error:
+                raise ValueError(f"this is no CSV: {error}") from None
             return
         for line in file:
-            text = line.rstrip("\r\n")
+            text = line.removesuffix("\n").removesuffix("\r")
             if text or self.form == "lines":
                 yield text
 
@@ -127,22 +145,22 @@ class _Map:
 
     def execute(self, function: Callable[[Any], object], records: _Records) -> int:
         """Run everything; returns the exit status."""
-        options = self._options
         pool = self._pool
-        progress = open_progress(options.wants_progress(sys.stderr.isatty(), sys.stdout.isatty()), records.total)
+        progress = open_progress(self._options.wants_progress(os.isatty(2), os.isatty(1)), records.total)
         printer = Printer(progress)
         output_error: Exception | None = None
-        with Interrupts(self._halt, pool.kill) as interrupts:
-            work = Work(JsonCall(function, parse=records.form == "jsonl"), CallStyle.ONE, self._policy)
-            source = interrupts.watch_source(iter(records))
-            self._stream = Stream(pool.engine, pool.workers, work, source, ordered=not options.unordered)
+        interrupts = Interrupts(self._halt, pool.kill)
+        work = Work(JsonCall(function, parse=records.form == "jsonl"), CallStyle.ONE, self._policy)
+        source = interrupts.watch_source(iter(records))
+        self._stream = Stream(pool.engine, pool.workers, work, source, ordered=not self._options.unordered)
+        with interrupts, _stdout_for_records_only() as records_fd:
             try:
                 for delivery in self._stream.deliveries():
                     outcomes = outcomes_of(delivery, self._policy, kind=pool.kind, key_of=lambda index: index)
                     lines = [self._line(outcome) for outcome in outcomes if outcome.state is not State.CANCELLED]
                     if output_error is None:
                         try:
-                            write_all(1, "".join(lines).encode("utf-8", "surrogateescape"))
+                            write_all(records_fd, "".join(lines).encode())
                         except (OutputClosed, OSError) as error:
                             output_error = error
                             self._halt()
@@ -185,7 +203,29 @@ class _Map:
         tail["worker"] = outcome.worker
         tail["duration_s"] = None if outcome.duration_s is None else round(outcome.duration_s, 6)
         value = outcome.value if outcome.succeeded else "null"
-        return f'{json.dumps(head)[:-1]}, "value": {value}, {json.dumps(tail, ensure_ascii=False)[1:]}\n'
+        return f'{json_text(head)[:-1]}, "value": {value}, {json_text(tail)[1:]}\n'
+
+
+@contextmanager
+def _stdout_for_records_only() -> Iterator[int]:
+    """The descriptor to write records to; what functions print goes to standard error meanwhile: a line between is no record."""
+    _flush_stdout()
+    records_fd = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield records_fd
+    finally:
+        _flush_stdout()
+        os.dup2(records_fd, 1)
+        os.close(records_fd)
+
+
+def _flush_stdout() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        pass  # what a function has printed cannot be written any more, or it has closed the stream
 
 
 def _error_record(error: BaseException) -> dict[str, object]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from manyhands.observe.progress import Progress
 
-__all__ = ["OutputClosed", "Printer"]
+__all__ = ["OutputClosed", "Printer", "write_all"]
 
 
 class OutputClosed(Exception):
@@ -30,12 +30,13 @@ class Printer:
         self._progress = progress
         self._shares_terminal = hasattr(progress, "clear") and sys.stderr is not None and sys.stderr.isatty()
 
-    def write_job(self, stdout: Iterable[bytes], stderr: Iterable[bytes], tag: bytes | None) -> None:
+    def write_job(self, stdout: Iterable[bytes], stderr: Iterable[bytes], tag: bytes | None, *, head: bytes = b"") -> None:
         """Write what one job has printed.
 
         Args:
             stdout, stderr: its output in pieces.
             tag: put in front of each line; None: the output as it is.
+            head: written before all of it, without a tag.
 
         Raises:
             OutputClosed: nobody reads any more.
@@ -45,6 +46,7 @@ class Printer:
             self._progress.clear()  # type: ignore[attr-defined]
         if tag is not None:
             stdout, stderr = _tagged(stdout, tag), _tagged(stderr, tag)
+        write_all(1, head)
         for piece in stdout:
             write_all(1, piece)
         for piece in stderr:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["JsonCall"]
+__all__ = ["JsonCall", "json_text"]
 
 
 class JsonCall:
@@ -32,7 +32,17 @@ class JsonCall:
                 raise ValueError(f"this line is no JSON ({error}): {item!r:.200}") from None
         value = self.function(item)
         try:
-            return json.dumps(value, ensure_ascii=False)
+            return json_text(value)
         except (TypeError, ValueError) as error:
             advice = "let it return dicts, lists, text and numbers"
             raise TypeError(f"the function returned what JSON cannot hold ({error}); {advice}: {value!r:.200}") from None
+
+
+def json_text(value: object) -> str:
+    """`value` as JSON that every reader takes. Raises TypeError or ValueError when JSON has no such value, as for NaN."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, or a byte that was no text: JSON can only hold it escaped
+        return json.dumps(value)
+    return text

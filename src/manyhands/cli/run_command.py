@@ -33,6 +33,7 @@ __all__ = ["main"]
 
 GRACE_S = 0.5  # between SIGTERM and SIGKILL: most programs tidy up in less, and Ctrl-C shall be prompt
 STOPPED_EARLY = 3
+CLOSED_OUTPUT = 128 + signal.SIGPIPE  # what a shell reports of a program that SIGPIPE has ended
 
 
 class _Row(NamedTuple):
@@ -64,8 +65,14 @@ def enumerate_rows(rows: Iterator[tuple[str, ...]]) -> Iterator[_Row]:
 
 
 def _show(template: Template, rows: Iterator[_Row]) -> int:
-    for row in rows:
-        write_all(1, os.fsencode(template.display(row.values, row.sequence, 1)) + b"\n")
+    try:
+        for row in rows:
+            write_all(1, os.fsencode(template.display(row.values, row.sequence, 1)) + b"\n")
+    except OutputClosed:
+        return CLOSED_OUTPUT
+    except OSError as error:
+        Printer(open_progress(False, None)).say(f"the output could not be written: {error}")
+        return STOPPED_EARLY
     return 0
 
 
@@ -112,13 +119,14 @@ class _Run:
     def execute(self, rows: Iterator[_Row]) -> int:
         """Run everything; returns the exit status."""
         options = self._options
-        self._progress = open_progress(options.wants_progress(sys.stderr.isatty(), sys.stdout.isatty()), self._total, unit="job")
+        self._progress = open_progress(options.wants_progress(os.isatty(2), os.isatty(1)), self._total, unit="job")
         self._printer = Printer(self._progress)
-        with Interrupts(self._stop_all, self._workers.kill_all) as interrupts:
-            work = Work(self._render, CallStyle.ONE, self._policy)
-            source = interrupts.watch_source(rows)
-            self._stream = Stream(self._engine, self._workers, work, source, ordered=options.keep_order)
-            self._stream.key_of_item = lambda row: row
+        interrupts = Interrupts(self._stop_all, self._workers.kill_all)
+        work = Work(self._render, CallStyle.ONE, self._policy)
+        source = interrupts.watch_source(rows)
+        self._stream = Stream(self._engine, self._workers, work, source, ordered=options.keep_order)
+        self._stream.key_of_item = lambda row: row
+        with interrupts:  # not before there is a stream to stop
             try:
                 for delivery in self._stream.deliveries():
                     self._show(delivery)
@@ -170,12 +178,11 @@ class _Run:
                 self._printer.say(f"job {row.sequence} timed out after {self._policy.timeout_s:g} s: {self._display(row)}")
 
     def _write(self, row: _Row, finished: Finished) -> None:
-        if self._options.verbose:
-            write_all(1, os.fsencode(self._display(row)) + b"\n")
+        head = os.fsencode(self._display(row)) + b"\n" if self._options.verbose else b""
         tag = os.fsencode(" ".join(row.values)) if self._options.tag else None
         if self._output_error is None:
             try:
-                self._printer.write_job(finished.stdout.pieces(), finished.stderr.pieces(), tag)
+                self._printer.write_job(finished.stdout.pieces(), finished.stderr.pieces(), tag, head=head)
             except (OutputClosed, OSError) as error:
                 self._output_error = error
                 self._stop_all()
@@ -203,7 +210,7 @@ class _Run:
             self._tell_counts(f"ended by {received.name}")
             return interrupts.exit_status
         if isinstance(self._output_error, OutputClosed):
-            return 128 + signal.SIGPIPE  # what a shell reports of a program that SIGPIPE has ended
+            return CLOSED_OUTPUT
         if self._output_error is not None:
             self._tell_counts(f"the output could not be written: {self._output_error}")
             return STOPPED_EARLY

@@ -68,6 +68,7 @@ def story_of(scheduler: Scheduler) -> str:
         counts = ", ".join(f"{state}: {count}" for state, count in job.counts.items() if count)
         waiting = ", ".join(f"{span.start}:{span.stop} {tuple(span.tries)}" for span in job.backlog)
         delayed = ", ".join(f"{span.start}" for span in job.delayed)
+        waiting += f" without {sorted(job.skipped)}" if job.skipped else ""
         flags = f"closed {job.closed}, cancelled {job.cancelled}, untaken {job.untaken}"
         lines.append(f"job {job.id}: {counts or 'empty'}; {flags}; backlog [{waiting}]; delayed [{delayed}]")
     for worker in scheduler.crew:
@@ -98,7 +99,7 @@ def _check_places(scheduler: Scheduler, job: Job) -> None:
     stops = [worker.stop.batch_id for worker in scheduler.crew if worker.stop is not None]
     stopping = sum(batch.id in stops for batch in mine)
     seen = {
-        State.READY: sum(len(span.items) for span in job.backlog),
+        State.READY: sum(len(span.items) for span in job.backlog) - len(job.skipped),
         State.DELAYED: sum(len(span.items) for span in job.delayed),
         State.RUNNING: sum(batch.left for batch in mine) - stopping,
         State.STOPPING: stopping,
@@ -108,6 +109,9 @@ def _check_places(scheduler: Scheduler, job: Job) -> None:
         raise _broken("I1", f"job {job.id} counts {counted}, but there are {seen}", scheduler)
     places = [(span.start, span.stop) for span in (*job.backlog, *job.delayed)]
     places += [(batch.start + batch.done, batch.start + len(batch.items)) for batch in mine]
+    inside = {index for span in job.backlog for index in range(span.start + 1, span.stop - 1)} if job.skipped else set()
+    if not job.skipped <= inside:
+        raise _broken("I1", f"tasks {job.skipped - inside} of job {job.id} are to be skipped, and are nowhere", scheduler)
     last = 0
     for start, stop in sorted(places):
         if not last <= start < stop:

@@ -27,6 +27,7 @@ class Job:
 
     Attributes:
         backlog: tasks that are READY, in the order in which they will be sent.
+        skipped: tasks in the middle of the backlog's spans that were cancelled, and are there no more.
         delayed: spans of tasks that are DELAYED, each behind a timer of the scheduler.
         counts: tasks in each state.
         grace_s: between SIGTERM and SIGKILL for what is stopped: the policy's, or what the one who cancelled said.
@@ -47,6 +48,7 @@ class Job:
         "id",
         "policy",
         "sizer",
+        "skipped",
         "untaken",
         "unwanted_at",
     )
@@ -57,6 +59,7 @@ class Job:
         self.grace_s = policy.grace_s
         self.sizer = BatchSizer(policy.batch_size)
         self.backlog: deque[Span] = deque()
+        self.skipped: set[int] = set()
         self.delayed: dict[Span, None] = {}  # a set that keeps its order
         self.counts = dict.fromkeys(State, 0)
         self.untaken = 0
@@ -115,41 +118,63 @@ class Job:
         """Take the next batch's tasks, `limit` at most, out of the backlog. Their state is still READY."""
         span = self.backlog[0]
         size = min(self.sizer.size(ready=self.ready, workers=workers, bytes_each=span.bytes_each), limit)
-        if size >= len(span.items):
+        if size >= len(span.items) and not self.skipped:
             self.backlog.popleft()
             taken = span
         else:
-            start = span.start
-            taken = Span(start, span.cut(size), tries=span.tries, bytes_each=span.bytes_each)
+            taken = self._cut_from(span, size)
+            if not span.items:
+                self.backlog.popleft()
         self._waiting_bytes -= taken.bytes_each * len(taken.items)
         return taken
 
-    def remove(self, index: int) -> Tries | None:
-        """Take one READY task out of the backlog, and tell what was tried of it; None when it is not there."""
-        for position, span in enumerate(self.backlog):
-            if span.start <= index < span.stop:
-                self._waiting_bytes -= span.bytes_each
-                self._remove_from(position, span, index)
-                return span.tries
-        return None
+    def _cut_from(self, span: Span, size: int) -> Span:
+        """Cut up to `size` tasks, but none that is to be skipped, from the start of a span."""
+        start, skipped = span.start, self.skipped
+        if skipped:
+            size = next((offset for offset in range(1, min(size, len(span.items))) if start + offset in skipped), size)
+        taken = Span(start, span.cut(size), tries=span.tries, bytes_each=span.bytes_each)
+        self._trim(span)
+        return taken
 
-    def _remove_from(self, position: int, span: Span, index: int) -> None:
-        if index == span.start:
+    def _trim(self, span: Span) -> None:
+        """Let a span begin and end with a task that is READY, if it has any."""
+        skipped = self.skipped
+        while span.start in skipped:
+            skipped.remove(span.start)
             span.cut(1)
-        elif index == span.stop - 1:
+        while span.stop - 1 in skipped:
+            skipped.remove(span.stop - 1)
             span.items.pop()
-        else:
-            head = Span(span.start, span.cut(index - span.start), tries=span.tries, bytes_each=span.bytes_each)
-            span.cut(1)
-            self.backlog.insert(position, head)
+
+    def remove(self, index: int) -> Tries | None:
+        """Take one READY task out of the backlog, and tell what was tried of it; None when it is not there.
+
+        Those who cancel thousands of futures one by one do so in any order (`concurrent.futures.wait` gives sets). So a span is
+        not split, which would make a long list of short ones to search: in its middle the task is noted as one to be skipped.
+        """
+        if index in self.skipped:
+            return None
+        span = next((span for span in self.backlog if span.start <= index < span.stop), None)
+        if span is None:
+            return None
+        self._waiting_bytes -= span.bytes_each
+        self.skipped.add(index)
+        span.items[index - span.start] = None
+        self._trim(span)
         if not span.items:
             self.backlog.remove(span)
+        return span.tries
 
     def drop_backlog(self) -> Iterator[Span]:
         """Take everything out of the backlog."""
         self._waiting_bytes = 0.0
         while self.backlog:
-            yield self.backlog.popleft()
+            span = self.backlog.popleft()
+            while span.items and self.skipped:
+                yield self._cut_from(span, len(span.items))
+            if span.items:
+                yield span
 
     # ---- limits -----------------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from manyhands.transport import payloads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["complete_class", "complete_function", "define_class", "dumps", "keeping_globals"]
+__all__ = ["complete_class", "complete_function", "define_class", "dumps", "keep_globals", "keeping_globals"]
 
 # The classes that were made in this process and have been pickled.
 _made_here: WeakSet[type] = WeakSet()
@@ -100,8 +100,13 @@ def keeping_globals() -> Iterator[None]:
         yield
     finally:
         for namespace, before in _watched.values():
-            _kept_globals.update({name: value for name, value in namespace.items() if before.get(name, before) is not value})
+            keep_globals(namespace, before)
         _watched = None
+
+
+def keep_globals(namespace: dict[str, Any], before: dict[str, Any]) -> None:
+    """Keep what an initializer has changed in its module, of which `before` is a copy, for functions that are loaded later."""
+    _kept_globals.update({name: value for name, value in namespace.items() if before.get(name, before) is not value})
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
@@ -139,7 +138,3 @@ class FrameReader:
                 at = len(buffer)
             break
         self._buffer = buffer[at:]
-
-
-if sys.platform == "win32":  # pragma: no cover
-    raise ImportError("worker processes need POSIX pipes and process groups; on Windows use kind='thread'")

@@ -275,7 +275,20 @@ def _live(ends: list[Any], to_close: list[int], initializer: Callable[..., objec
     _prepare_streams()
     child = Child(*fds[:4])
     child.set_up()
-    if initializer is None or child.initialize(lambda: initializer(*initargs)):
+    if initializer is None or child.initialize(lambda: _initialize(initializer, initargs)):
         child.serve()
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _initialize(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> None:
+    """Call the initializer; what one of `__main__` assigns to globals is there for the tasks, whose functions come by value."""
+    namespace = getattr(initializer, "__globals__", None)
+    if namespace is None or initializer.__module__ not in payloads.MAIN_NAMES:
+        initializer(*initargs)
+        return
+    from manyhands.transport import by_value  # imports cloudpickle, as loading the tasks' functions will
+
+    before = dict(namespace)
+    initializer(*initargs)
+    by_value.keep_globals(namespace, before)

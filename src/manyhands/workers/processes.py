@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +209,3 @@ def _original(error: BaseException) -> BaseException:
 
 def _scalar_bytes(items: list[Any]) -> int:
     return sum(len(item) if type(item) in (str, bytes) else 9 for item in items)
-
-
-if sys.platform == "win32":  # pragma: no cover
-    raise ImportError("worker processes need POSIX pipes and process groups; on Windows use kind='thread'")

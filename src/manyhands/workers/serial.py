@@ -34,7 +34,7 @@ class SerialWorkers:
     def __init__(self) -> None:
         self._jobs: dict[int, Work] = {}
         self._waiting: deque[Batch] = deque()
-        self._running: dict[int, tuple[int, float]] = {}  # worker id: (batch id, since when)
+        self._running: dict[int, tuple[int, float]] = {}  # batch id: (offset of the running task, since when)
 
     def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
         self._report = report
@@ -70,8 +70,7 @@ class SerialWorkers:
         return [BatchReturned(batch.id, len(batch.items)) for batch in mine]
 
     def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
-        running = self._running.get(worker_id)
-        return (0, running[1]) if running is not None and running[0] == batch_id else (-1, 0.0)
+        return self._running.get(batch_id, (-1, 0.0))
 
     def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
         raise AssertionError("the caller's own thread cannot be stopped, and the scheduler knows")
@@ -80,16 +79,20 @@ class SerialWorkers:
         return [WorkerEnded(worker_id, WorkerEnd())]
 
     def work_here(self) -> bool:
-        """Run the batch that has waited longest; it has one task, since the policy of serial jobs says so."""
+        """Run the batch that has waited longest."""
         try:
             batch = self._waiting.popleft()
         except IndexError:
             return False
-        began = time.monotonic()
-        self._running[batch.worker_id] = (batch.id, began)
-        result = _run(self._jobs[batch.job_id], batch.items[0], began)
-        del self._running[batch.worker_id]
-        self._report(lambda: [BatchProgressed(batch.id, [result])])
+        work = self._jobs[batch.job_id]
+        for offset, item in enumerate(batch.items):
+            began = time.monotonic()
+            self._running[batch.id] = (offset, began)
+            result = _run(work, item, began)
+            if offset == len(batch.items) - 1:
+                del self._running[batch.id]
+            self._report(lambda result=result: [BatchProgressed(batch.id, [result])])  # type: ignore[misc]
+            del result
         return True
 
     def kill_all(self) -> None:
