@@ -165,9 +165,9 @@ def test_nothing_outlives_a_killed_runner(start: Start, programs: Programs, tmp_
 
 
 def test_nothing_outlives_a_killed_runner_of_runners(start: Start, programs: Programs, tmp_path: Path) -> None:
-    inner = f"{sys.executable} -m manyhands run 'touch began$1{{}}; sleep 300' ::: a b"
-    process = start("run", "-j2", "-I", ",,", f"sh -c \"$INNER\" sh ,,".replace("$INNER", inner.replace("$", "\\$")), ":::", "1")
-    wait_for(tmp_path / "began1a")
+    (tmp_path / "inner.sh").write_text(f"{sys.executable} -m manyhands run -j1 'touch beganinner{{}}; sleep 300' ::: a b\n")
+    process = start("run", "-j2", "sh inner.sh", ":::", "1")
+    wait_for(tmp_path / "beganinnera")
     process.kill()
     assert ended(process, programs)[0] == -signal.SIGKILL
 
@@ -217,15 +217,17 @@ def test_a_killed_map_leaves_no_workers(start: Start, programs: Programs, tmp_pa
     assert ended(process, programs)[0] == -signal.SIGKILL
 
 
-def test_ctrl_c_breaks_off_a_map_that_waits_for_input(start: Start, programs: Programs) -> None:
-    process = start("map", "json:loads", stdin=subprocess.PIPE)
+def test_ctrl_c_breaks_off_a_map_that_waits_for_input(start: Start, programs: Programs, tmp_path: Path) -> None:
+    (tmp_path / "marks.py").write_text("import pathlib\n\ndef mark(name):\n    pathlib.Path('began' + name).touch()\n")
+    process = start("map", "-j2", "marks:mark", stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write("1\n2\n3\n")
     process.stdin.flush()
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["value"] == 1
+    wait_for(tmp_path / "began1", tmp_path / "began2", tmp_path / "began3")
     process.send_signal(signal.SIGINT)
-    assert process.wait(HANGS_S) == 130
+    assert process.wait(HANGS_S) == 130  # and stdin is still open
+    assert process.stdout is not None
+    assert [json.loads(line)["index"] for line in process.stdout] == [0, 1, 2]
     assert not programs.wait_for_orphans(process)
 
 

@@ -144,13 +144,25 @@ MUTANTS = [
     ),
     Mutant("the wrong end is given back", "tasks", "del self.items[kept:]", "del self.items[:count]"),
     Mutant("a cut does not move the start", "tasks", "self.start += len(taken)", "pass"),
+    Mutant("another task is cancelled", "jobs", "self.skipped.add(index)", "self.skipped.add(index + 1)"),
     Mutant(
-        "another task is cancelled",
+        "a cancelled task is sent",
         "jobs",
-        "        if index == span.start:\n            span.cut(1)",
-        "        if index == span.start:\n            span.items.pop()",
+        "        if skipped:\n            size = next",
+        "        if False:\n            size = next",
     ),
-    Mutant("an empty span stays", "jobs", "if not span.items:", "if False:"),
+    Mutant(
+        "an empty span stays",
+        "jobs",
+        "        if not span.items:\n            self.backlog.remove(span)",
+        "        if False:\n            self.backlog.remove(span)",
+    ),
+    Mutant(
+        "what follows a cancelled task is not dropped",
+        "jobs",
+        "            if span.items:\n                yield span",
+        "            if span.items and span.start == 0:\n                yield span",
+    ),
     Mutant(
         "a delayed task is in the backlog too",
         "workload",
@@ -232,6 +244,12 @@ MUTANTS = [
         "scheduler",
         "        self.crew.single.pop(worker.id, None)\n        self._actions.append(ev.StopWorker",
         "        self._actions.append(ev.StopWorker",
+    ),
+    Mutant(
+        "a worker that is lost to a late task is sent more",
+        "scheduler",
+        "            self.crew.single.pop(worker.id, None)\n            attempts",
+        "            attempts",
     ),
     Mutant(
         "what a late worker gave back goes straight back to it",

@@ -53,7 +53,7 @@ def begin(pool: ScriptedPool, worker_id: int, *, ended: int = 0) -> None:
 
 def taken(pool: ScriptedPool, kind: type[A]) -> list[A]:
     """The actions of one kind since this was last asked; the others are forgotten."""
-    found = [action for action in pool.actions if isinstance(action, kind)]
+    found: list[A] = [action for action in pool.actions if isinstance(action, kind)]
     pool.actions.clear()
     return found
 

@@ -86,7 +86,10 @@ class Simulation:
     def wait_for_the_slowest(self) -> None:
         """Time passes until an item is past its time-out, if it has one; what waits behind it may be given back."""
         for worker in self._slowest():
-            timeout_s = self.witness.jobs[worker.running_load.job_id].policy.timeout_s
+            job_id = worker.running_load.job_id
+            if self.chance.random() < 0.1:
+                self.pool.feed(ev.JobCancelled(job_id, 0.01))
+            timeout_s = self.witness.jobs[job_id].policy.timeout_s
             self.pool.advance(max(0.0, worker.since + (timeout_s or 0.0) - self.pool.clock()))
             if worker.is_recalled and self.chance.random() < 0.7:
                 self.pool.workers.give_back(worker.id)
@@ -132,7 +135,7 @@ class Simulation:
 
     def cancel_job(self) -> None:
         for job_id, _ in self._some_job():
-            self.pool.feed(ev.JobCancelled(job_id, self.chance.choice((0.0, 0.01, 0.1))))
+            self.pool.feed(ev.JobCancelled(job_id, self.chance.choice((None, 0.0, 0.01, 0.1))))
 
     def cancel_task(self) -> None:
         for job_id, job in self._some_job():

@@ -63,6 +63,7 @@ def test_a_poison_task_costs_itself_only() -> None:
         bring_up_all(pool)
         worker = next(worker for worker in pool.workers.workers.values() if worker.next_load is not None)
         load = worker.next_load
+        assert load is not None
         pool.workers.begin(worker.id)
         if load.items[load.begun - 1] == (1, 50):
             pool.workers.die(worker.id)

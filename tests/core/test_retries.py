@@ -6,7 +6,7 @@ import pytest
 
 from core.scripts import attempts, begin, pool_with, run_all, sent, states
 from manyhands.core import events as ev
-from manyhands.core.tasks import Policy
+from manyhands.core.tasks import Failure, Policy
 from manyhands.testing import ScriptedPool
 
 
@@ -20,7 +20,9 @@ def test_a_task_without_retries_fails_at_once() -> None:
     pool = pool_with(1)
     fail(pool)
     assert states(pool) == {0: "failed"}
-    assert isinstance(pool.outcome(1, 0).result.payload, ValueError)
+    result = pool.outcome(1, 0).result
+    assert isinstance(result, Failure)
+    assert isinstance(result.payload, ValueError)
 
 
 def test_a_task_has_one_try_and_its_retries() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ TASK_S = 0.001
 class Driver:
     """The least that there can be round a scheduler: whoever was sent a batch first ends it first."""
 
-    def __init__(self, workers: int, **policy: object) -> None:
+    def __init__(self, workers: int, **policy: Any) -> None:
         self.scheduler = Scheduler(workers, can_stop=True)
         self.batches: deque[Batch] = deque()
         self.added = self.ended = 0
@@ -76,7 +77,7 @@ def calls_of(work: Callable[[], None]) -> int:
     return count
 
 
-def calls_per_task(tasks: int, workers: int, **policy: object) -> float:
+def calls_per_task(tasks: int, workers: int, **policy: Any) -> float:
     driver = Driver(workers, **policy)
     driver.add(workers)  # everybody is up and busy
     return calls_of(lambda: driver.run(tasks)) / tasks

@@ -59,7 +59,7 @@ def test_a_fresh_worker_is_sent_one_batch_until_it_is_up() -> None:
 def test_work_goes_to_idle_workers_before_anything_is_sent_ahead() -> None:
     pool = pool_with(3, workers=3, batch_size=1)
     run_all(pool)
-    taken(pool, ev.Action)
+    pool.actions.clear()
     pool.add(1, 3)
     assert {action.worker_id for action in taken(pool, ev.SendBatch)} == {1, 2, 3}
 
@@ -68,7 +68,7 @@ def test_the_worker_that_was_busy_last_is_the_first_to_get_work() -> None:
     pool = pool_with(3, workers=3, batch_size=1)
     for worker_id in (2, 3, 1):
         pool.workers.run(worker_id)
-    taken(pool, ev.Action)
+    pool.actions.clear()
     pool.add(1, 1)
     assert [action.worker_id for action in taken(pool, ev.SendBatch)] == [1]
 

@@ -40,14 +40,14 @@ def test_a_worker_is_sent_its_first_batch_before_it_is_up() -> None:
 def test_no_worker_is_started_while_one_is_idle() -> None:
     pool = pool_with(1, workers=5)
     pool.workers.run(1)
-    taken(pool, ev.Action)
+    pool.actions.clear()
     pool.add(1, 1)
     assert taken(pool, ev.StartWorker) == []
 
 
 def test_a_slot_is_free_again_when_its_worker_has_ended() -> None:
     pool = pool_with(9, workers=3, batch_size=1)
-    taken(pool, ev.Action)
+    pool.actions.clear()
     pool.workers.die(2)
     assert taken(pool, ev.StartWorker) == []  # it had done nothing: a pause
     pool.advance(0.05)

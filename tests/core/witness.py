@@ -105,8 +105,10 @@ class Witness:
                 self.jobs[job_id].ended = True
                 self.seen["job ended"] += 1
 
-    def _cancel(self, job: JobSeen, stop_after_s: float) -> None:
+    def _cancel(self, job: JobSeen, stop_after_s: float | None) -> None:
         job.cancelled = True
+        if stop_after_s is None:
+            return
         stops_at = self.pool.clock() + stop_after_s
         job.stops_at = stops_at if job.stops_at is None else min(stops_at, job.stops_at)
 

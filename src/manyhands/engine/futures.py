@@ -89,7 +89,7 @@ class TaskFuture(Future[Any]):
         super().add_done_callback(fn)
 
     def _invoke_callbacks(self) -> None:
-        # 1. The loop delivers a result, and sees that there are no callbacks. 2. Another thread adds one. 3. It must not be called
+        # 1. The loop delivers a result, and sees that there are no callbacks. 2. Another thread adds one. 3. It must not run
         # by the loop: whatever it does, it would hold up all workers.
         if self._done_callbacks and shared_loop().is_mine:  # type: ignore[attr-defined]
             shared_courier().carry(super()._invoke_callbacks)  # type: ignore[misc]

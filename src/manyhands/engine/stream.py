@@ -113,7 +113,7 @@ class Stream:
     def run_on(self) -> None:
         """The pool will take no more: add all that is left of the source, if nothing was taken yet.
 
-        It is another habit to leave the `with` block of the pool before the results are read. What seems to be endless is cut off.
+        It is another habit to leave the `with` block of the pool before the results are read. What seems endless is cut off.
         """
         if self.taken == 0:
             self.fill(consumer_waits=False, most=LARGEST_RUN_ON)
