@@ -192,11 +192,12 @@ def test_a_signal_ends_a_map_and_leaves_whole_records(
 ) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     process = start("map", "-j2", "--kind", kind, "--input", "paths", "slow:slow", "0", "1", "2", "3")
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["value"] == "0"
     wait_for(tmp_path / "began1")
     process.send_signal(number)
     returncode, stdout, stderr = ended(process, programs)
-    assert returncode == status
-    assert [json.loads(line)["value"] for line in stdout.splitlines()] == ["0"]
+    assert (returncode, stdout) == (status, "")
     assert stderr.startswith(f"manyhands: ended by {number.name}: 1 succeeded")
 
 
@@ -221,13 +222,11 @@ def test_ctrl_c_breaks_off_a_map_that_waits_for_input(start: Start, programs: Pr
     (tmp_path / "marks.py").write_text("import pathlib\n\ndef mark(name):\n    pathlib.Path('began' + name).touch()\n")
     process = start("map", "-j2", "marks:mark", stdin=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write("1\n2\n3\n")
+    process.stdin.write("1\n")
     process.stdin.flush()
-    wait_for(tmp_path / "began1", tmp_path / "began2", tmp_path / "began3")
+    wait_for(tmp_path / "began1")
     process.send_signal(signal.SIGINT)
     assert process.wait(HANGS_S) == 130  # and stdin is still open
-    assert process.stdout is not None
-    assert [json.loads(line)["index"] for line in process.stdout] == [0, 1, 2]
     assert not programs.wait_for_orphans(process)
 
 
@@ -254,9 +253,7 @@ def before() -> Iterator[dict[int, object]]:
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS, ids=[number.name for number, _ in SIGNALS])
-def test_the_first_signal_stops_and_gives_the_exit_status(
-    before: dict[int, object], number: signal.Signals, status: int
-) -> None:
+def test_the_first_signal_stops_and_gives_the_exit_status(before: dict[int, object], number: signal.Signals, status: int) -> None:
     calls = Calls()
     with Interrupts(calls.stop, calls.kill) as watch:
         signal.raise_signal(number)

@@ -6,7 +6,6 @@ import collections
 import functools
 import math
 import operator
-import pickle
 import sys
 import textwrap
 import threading
@@ -15,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import RunScript
@@ -106,87 +104,6 @@ def cached(value: int) -> int:
 
 
 # Batches.
-
-
-@given(st.lists(values, max_size=20), st.sampled_from([bytes, bytearray, memoryview]))
-def test_a_batch_comes_out_as_it_went_in(batch: list[Any], kind: Callable[[bytes], Any]) -> None:
-    assert list(payloads.unpack(kind(payloads.pack(batch)))) == batch
-
-
-@given(st.lists(scalars | texts, max_size=20))
-def test_scalars_and_tuples_of_them_travel_as_one_pickle(batch: list[Any]) -> None:
-    assert payloads.are_scalars(batch)
-    assert pickle.loads(payloads.pack(batch)) == batch
-    pairs = [(value, value) for value in batch]
-    assert pickle.loads(payloads.pack(pairs)) == pairs
-
-
-@given(st.lists(values, max_size=20))
-def test_values_pickled_one_by_one_make_the_same_batch(batch: list[Any]) -> None:
-    packed = payloads.pack_each([payloads.dumps(value) for value in batch])
-    assert list(payloads.unpack(packed)) == batch
-
-
-@given(st.lists(values | st.just(LOCK) | st.just(Raises(loading=ValueError("bad"))), max_size=10))
-def test_a_bad_value_harms_only_itself(batch: list[Any]) -> None:
-    arrived = list(payloads.unpack(payloads.pack(batch)))
-    assert len(arrived) == len(batch)
-    for value, there in zip(batch, arrived, strict=True):
-        if value is LOCK:
-            assert isinstance(there.error, NotPicklable)
-        elif isinstance(value, Raises):
-            assert isinstance(there.error, ValueError)
-            assert "unpickled" in there.error.__notes__[-1]
-        else:
-            assert value == there
-
-
-def test_extreme_scalars_travel() -> None:
-    batch = [10**5000, -(10**5000), math.inf, -0.0, "\ud800", "_main__", b"__main__", True, None, "x" * 100_000]
-    assert list(payloads.unpack(payloads.pack(batch))) == batch
-    assert math.isnan(next(payloads.unpack(payloads.pack([math.nan]))))
-
-
-def test_subclasses_of_scalars_are_no_scalars() -> None:
-    class Text(str):
-        __slots__ = ()
-
-    assert payloads.are_scalars([])
-    assert not payloads.are_scalars([1, Text("x")])
-    assert type(next(payloads.unpack(payloads.pack([Text("x")])))) is Text
-
-
-def test_values_of_a_batch_do_not_share_what_can_be_changed() -> None:
-    shared: list[int] = []
-    first, second = payloads.unpack(payloads.pack([(shared, shared), (shared, shared)]))
-    assert first[0] is first[1]
-    assert first[0] is not second[0]
-    first, second = payloads.unpack(payloads.pack([shared, shared]))
-    assert first is not second
-
-
-def test_values_are_loaded_only_as_they_are_asked_for() -> None:
-    Counts.loaded = 0
-    arriving = payloads.unpack(payloads.pack([Counts(), Counts()]))
-    assert Counts.loaded == 0
-    next(arriving)
-    assert Counts.loaded == 1
-
-
-def test_a_value_that_raises_stop_iteration_does_not_end_the_batch() -> None:
-    arrived = list(payloads.unpack(payloads.pack([Raises(loading=StopIteration()), [1]])))
-    assert isinstance(arrived[0].error, StopIteration)
-    assert arrived[1] == [1]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_what_is_no_exception_comes_through_and_the_rest_can_still_be_had(error: BaseException) -> None:
-    arriving = payloads.unpack(payloads.pack([Raises(loading=error), [1]]))
-    with pytest.raises(type(error)):
-        next(arriving)
-    assert list(arriving) == [[1]]
-    with pytest.raises(type(error)):
-        payloads.dumps(Raises(dumping=error))
 
 
 # What cannot be pickled, and where it is.
@@ -355,18 +272,6 @@ def test_a_refused_function_is_named() -> None:
 # Classes that go by value.
 
 
-def test_an_instance_of_a_local_class_comes_back_with_its_class() -> None:
-    class Point:
-        def __init__(self, x: int) -> None:
-            self.x = x
-
-    there = payloads.loads(payloads.dumps(Point(1)))
-    assert type(there) is Point
-    assert there.x == 1
-    first, second = payloads.unpack(payloads.pack([Point(1), Point(2)]))
-    assert type(first) is type(second) is Point
-
-
 def test_a_class_is_defined_once_for_a_batch() -> None:
     class Point:
         pass
@@ -388,20 +293,29 @@ from manyhands.transport import payloads
 WORKER = '''
 import pickle, sys
 from manyhands.transport import payloads
+
+def dump_all(values):
+    definitions = {}
+    return [payloads.dumps(value, definitions=definitions) for value in values]
+
 initializer, function, packed = pickle.load(sys.stdin.buffer)
 if initializer:
     payloads.initialize(*initializer)
 function = payloads.loads(function)
-results = [[function(value) for value in payloads.unpack(part)] for part in packed]
-sys.stdout.buffer.write(pickle.dumps([payloads.pack(part) for part in results]))
+results = [[function(payloads.loads(value)) for value in part] for part in packed]
+sys.stdout.buffer.write(pickle.dumps([dump_all(part) for part in results]))
 '''
 
+def dump_all(values):
+    definitions = {}
+    return [payloads.dumps(value, definitions=definitions) for value in values]
+
 def in_worker(function, *parts, initializer=None):
-    packed = [part if isinstance(part, bytes) else payloads.pack(part) for part in parts]
+    packed = [part if isinstance(part[0], bytes) else dump_all(part) for part in parts]
     request = initializer, payloads.dump_function(function), packed
     answer = subprocess.run([sys.executable, "-c", WORKER], input=pickle.dumps(request), capture_output=True)
     assert answer.returncode == 0, answer.stderr.decode()
-    return [list(payloads.unpack(part)) for part in pickle.loads(answer.stdout)]
+    return [list(map(payloads.loads, part)) for part in pickle.loads(answer.stdout)]
 """
 
 
@@ -468,27 +382,6 @@ def test_what_comes_back_changes_nothing_in_the_classes_of_the_script(run_script
     [[special]] = in_worker(locally, [record])
     assert isinstance(special, Record) and special.where() is globals()
     assert (Record.seen, Base.made) == (5, 5)
-    """)
-    ).succeeded()
-
-
-def test_in_a_worker_a_class_stays_as_its_first_function_or_value_brought_it(run_script: RunScript) -> None:
-    run_script(
-        BETWEEN_PROCESSES
-        + textwrap.dedent("""
-    class Counter:
-        count = 0
-
-    def step(counter):
-        type(counter).count += 1
-        return Counter.count
-
-    early = payloads.pack([Counter(), Counter()])
-    Counter.count = 10
-    late = payloads.pack([Counter()])
-    assert early != late
-    assert in_worker(step, early, late) == [[11, 12], [13]]
-    assert in_worker(lambda counter: step(counter), late, early) == [[11], [12, 13]]
     """)
     ).succeeded()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from manyhands.cli.map_options import MapOptions
+    from manyhands.core.events import Deliver
     from manyhands.core.outcome import Outcome
 
 __all__ = ["main"]
 
 STOPPED_EARLY = 3
+CLOSED_OUTPUT = 128 + signal.SIGPIPE  # what a shell reports of a program that SIGPIPE has ended
+GRACE_S = 1.0  # after an interrupt, for functions in threads, which cannot be stopped
 LARGEST_FIELD = 1 << 30  # of CSV: texts and pictures are longer than Python's default of 128 KiB
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
@@ -142,28 +147,23 @@ class _Map:
             timeout_s=options.timeout_s, retries=options.retries, batch_size=options.chunksize, records_times=True
         )
         self._pool = Pool(options.kind, resolve_jobs(options.jobs, cpu_count()))
+        self._interrupts = Interrupts(self._halt, self._pool.kill)
+        self._output_error: Exception | None = None
+        self._writing = threading.Lock()  # held while records are written, and when it is decided how the program ends
+        self._is_over = False
 
     def execute(self, function: Callable[[Any], object], records: _Records) -> int:
         """Run everything; returns the exit status."""
         pool = self._pool
         progress = open_progress(self._options.wants_progress(os.isatty(2), os.isatty(1)), records.total)
-        printer = Printer(progress)
-        output_error: Exception | None = None
-        interrupts = Interrupts(self._halt, pool.kill)
+        self._printer = Printer(progress)
         work = Work(JsonCall(function, parse=records.form == "jsonl"), CallStyle.ONE, self._policy)
-        source = interrupts.watch_source(iter(records))
+        source = self._interrupts.watch_source(iter(records))
         self._stream = Stream(pool.engine, pool.workers, work, source, ordered=not self._options.unordered)
-        with interrupts, _stdout_for_records_only() as records_fd:
+        with self._interrupts, _stdout_for_records_only() as records_fd:
             try:
                 for delivery in self._stream.deliveries():
-                    outcomes = outcomes_of(delivery, self._policy, kind=pool.kind, key_of=lambda index: index)
-                    lines = [self._line(outcome) for outcome in outcomes if outcome.state is not State.CANCELLED]
-                    if output_error is None:
-                        try:
-                            write_all(records_fd, "".join(lines).encode())
-                        except (OutputClosed, OSError) as error:
-                            output_error = error
-                            self._halt()
+                    self._write(records_fd, delivery)
                     progress.update(delivery.count)
             except SourceInterrupted:
                 pass
@@ -171,23 +171,53 @@ class _Map:
                 pool.engine.close(cancel=True)
                 progress.close()
             pool.shutdown()
-        if interrupts.received is not None:
+            with self._writing:
+                self._is_over = True
+        return self._conclude()
+
+    def _write(self, records_fd: int, delivery: Deliver) -> None:
+        outcomes = outcomes_of(delivery, self._policy, kind=self._pool.kind, key_of=lambda index: index)
+        lines = [self._line(outcome) for outcome in outcomes if outcome.state is not State.CANCELLED]
+        if self._output_error is None:
+            try:
+                with self._writing:
+                    write_all(records_fd, "".join(lines).encode())
+            except (OutputClosed, OSError) as error:
+                self._output_error = error
+                self._halt()
+
+    def _conclude(self) -> int:
+        received = self._interrupts.received
+        if received is not None:
             counts = f"{self._succeeded} succeeded, {self._failed} failed, the rest was not run"
-            printer.say(f"ended by {interrupts.received.name}: {counts}")
-            return interrupts.exit_status
-        if isinstance(output_error, OutputClosed):
-            return 128 + 13  # as if SIGPIPE had ended us
-        if output_error is not None:
-            printer.say(f"the output could not be written: {output_error}")
+            self._printer.say(f"ended by {received.name}: {counts}")
+            return self._interrupts.exit_status
+        if isinstance(self._output_error, OutputClosed):
+            return CLOSED_OUTPUT
+        if self._output_error is not None:
+            self._printer.say(f"the output could not be written: {self._output_error}")
             return STOPPED_EARLY
         if self._failed:
-            printer.say(f"{self._failed} of {self._failed + self._succeeded} items failed; their records say why")
+            self._printer.say(f"{self._failed} of {self._failed + self._succeeded} items failed; their records say why")
         return 1 if self._failed else 0
 
     def _halt(self) -> None:
+        """Start nothing more, stop what runs, and leave what cannot be stopped. A signal handler calls this, too."""
         self._stream.stop_drawing()
         self._pool.engine.feed(JobCancelled(self._stream.job_id, 0.0))
-        self._pool.engine.close(cancel=True)
+        if self._pool.kind != "process":
+            timer = threading.Timer(GRACE_S, self._leave)
+            timer.daemon = True
+            timer.start()
+
+    def _leave(self) -> None:
+        """End the program although functions run on in its threads."""
+        # Not while a record is being written: it would be torn. But a reader that has stopped reading keeps nobody here.
+        self._writing.acquire(timeout=GRACE_S)
+        if not self._is_over:
+            _flush_stdout()
+            os._exit(self._conclude())
+        self._writing.release()
 
     def _line(self, outcome: Outcome[str]) -> str:
         """One record. The value is JSON already."""

@@ -102,7 +102,10 @@ def write_whole(stream: StreamName, text: str) -> None:
     if target is None:
         return  # a program without a console
     try:
-        target.write(text)
+        try:
+            target.write(text)
+        except UnicodeEncodeError:  # it is a ValueError too; the stream's encoding lacks some letters, which must not cost the line
+            target.write(text.encode(target.encoding, "backslashreplace").decode(target.encoding))
         target.flush()
     except (OSError, ValueError):
         pass  # the reader has gone, or the stream is closed: there is nobody to tell

@@ -7,13 +7,11 @@ A worker process imports this module at its start, so it imports only what `pick
 from __future__ import annotations
 
 import pickle
-import struct
 import sys
-from itertools import chain
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from manyhands.errors import NotPicklable
@@ -22,7 +20,6 @@ __all__ = [
     "MAIN_NAMES",
     "PROTOCOL",
     "SCALARS",
-    "Unloadable",
     "are_scalars",
     "dump_function",
     "dumps",
@@ -30,9 +27,6 @@ __all__ = [
     "initialize",
     "is_by_reference",
     "loads",
-    "pack",
-    "pack_each",
-    "unpack",
 ]
 
 PROTOCOL = 5
@@ -45,24 +39,9 @@ SCALARS: frozenset[type] = frozenset({int, float, complex, bool, str, bytes, typ
 _MAIN_MARK = b"_main__"
 MAIN_NAMES = ("__main__", "__mp_main__")
 
-_EACH_MARK = b"E"  # how a batch of single pickles begins; a batch that is one pickle begins with b"\x80", as pickles do
-_HEADER = struct.Struct("<cI")
 
 loads = pickle.loads
 """The value of what `dumps` made. Runs user code, and raises whatever that raises."""
-
-
-class Unloadable:
-    """Stands in a batch for a value that did not arrive; private to the transport, never a user's value.
-
-    Attributes:
-        error: why: what loading it raised, or the `NotPicklable` of the sender.
-    """
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 def dumps(value: Any, *, what: str | tuple[str, ...] = "value", definitions: dict[type, bytes] | None = None) -> bytes:
@@ -146,74 +125,9 @@ def are_scalars(values: list[Any]) -> bool:
     return SCALARS.issuperset(map(type, values))
 
 
-def pack(values: list[Any], *, what: str = "value") -> bytes:
-    """A batch of values as bytes for `unpack`.
-
-    Scalars, and tuples of scalars, go as one pickle, at little more than its cost. Anything else is pickled on its own: objects
-    are shared within a value, never between values. A value that cannot be pickled arrives as an `Unloadable`.
-    """
-    if are_scalars(values) or _are_scalar_tuples(values):
-        return pickle.dumps(values, PROTOCOL)
-    definitions: dict[type, bytes] = {}
-    blobs = []
-    for value in values:
-        try:
-            blob = pickle.dumps(value, PROTOCOL)
-        except Exception:
-            blob = b""
-        blobs.append(blob if blob and _MAIN_MARK not in blob else _dump_one(value, what, definitions))
-    return pack_each(blobs)
-
-
-def pack_each(blobs: list[bytes]) -> bytes:
-    """A batch, for `unpack`, of values that `dumps` has pickled one by one."""
-    lengths = struct.pack(f"<{len(blobs)}Q", *map(len, blobs))
-    return b"".join((_HEADER.pack(_EACH_MARK, len(blobs)), lengths, *blobs))
-
-
-def unpack(packed: bytes | bytearray | memoryview) -> Iterator[Any]:
-    """The values of a batch, in order; one that fails to load comes as an `Unloadable` and harms no other.
-
-    Values that may run user code are loaded only as the iterator gets to them, so whoever says which item it is on before it
-    calls `next` can be blamed rightly. What is no `Exception` comes out of `next` as it is, after which the iterator goes on.
-    """
-    if packed[0] != ord(_EACH_MARK):
-        return iter(pickle.loads(packed))
-    _, count = _HEADER.unpack_from(packed)
-    lengths = struct.unpack_from(f"<{count}Q", packed, _HEADER.size)
-    return map(_load_one, _slices(memoryview(packed), _HEADER.size + 8 * count, lengths))
-
-
-def _are_scalar_tuples(values: list[Any]) -> bool:
-    # The arguments of `map` over several iterables. No other containers: they could be changed, and two values that share a list
-    # would then depend on whether they travelled together.
-    return {tuple}.issuperset(map(type, values)) and SCALARS.issuperset(map(type, chain.from_iterable(values)))
-
-
-def _dump_one(value: Any, what: str, definitions: dict[type, bytes]) -> bytes:
-    try:
-        return encode(value, definitions)
-    except Exception as error:
-        return pickle.dumps(Unloadable(_refusal(value, what, error)), PROTOCOL)
-
-
 def _refusal(value: Any, what: str | tuple[str, ...], error: Exception) -> NotPicklable:
     # Loaded only now: a worker that never fails shall not pay for them at its start.
     from manyhands.errors import NotPicklable
     from manyhands.transport import unpicklable
 
     return NotPicklable(unpicklable.explain(value, what, error))
-
-
-def _slices(packed: memoryview, start: int, lengths: tuple[int, ...]) -> Iterator[memoryview]:
-    for length in lengths:
-        yield packed[start : start + length]
-        start += length
-
-
-def _load_one(blob: memoryview) -> Any:
-    try:
-        return pickle.loads(blob)
-    except Exception as error:
-        error.add_note("(raised while a value from another process was unpickled)")
-        return Unloadable(error)
