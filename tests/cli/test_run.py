@@ -88,40 +88,9 @@ def test_a_command_line_runs_for_each_input(
 
 
 NASTY = [
-    *(
-        "",
-        " ",
-        "  a   b ",
-        "-n",
-        "--help",
-        "a\nb",
-        "\n",
-        "\t",
-        "it's",
-        '"',
-        '"; touch pwned; "',
-        "'; touch pwned; '",
-        "$(touch pwned)",
-    ),
-    *(
-        "`touch pwned`",
-        "${HOME}",
-        "$1",
-        "\\",
-        "a\\",
-        "*",
-        "~",
-        "# x",
-        "!",
-        "&",
-        "| touch pwned",
-        "a;b",
-        "{}",
-        "{a,b}",
-        "%s",
-        "한글 파일",
-    ),
-    *(os.fsdecode(b"\xff\xfe\x80"), "\x01\x7f", "\r", "> pwned"),
+    *("", " ", "  a   b ", "-n", "--help", "a\nb", "\n", "\t", "it's", '"', '"; touch pwned; "', "'; touch pwned; '"),
+    *("$(touch pwned)", "`touch pwned`", "${HOME}", "$1", "\\", "a\\", "*", "~", "# x", "!", "&", "| touch pwned", "a;b"),
+    *("> pwned", "{}", "{a,b}", "%s", "한글 파일", os.fsdecode(b"\xff\xfe\x80"), "\x01\x7f", "\r"),
 ]
 
 
@@ -275,11 +244,11 @@ def test_a_hundred_megabytes_of_one_job_pass_in_little_memory(programs: Programs
 @needs_proc
 def test_memory_does_not_grow_with_the_number_of_inputs(programs: Programs, tmp_path: Path) -> None:
     (tmp_path / "few").write_text("x" * 40_000 + "\n")
-    (tmp_path / "many").write_text(("x" * 40_000 + "\n") * 1500)  # 60 MB
+    (tmp_path / "many").write_text(("x" * 40_000 + "\n") * 800)  # 32 MB
     few = measured(programs, ["true", "::::", "few"], pipe_to="")[-1]
     status, _, many = measured(programs, ["true", "::::", "many"], pipe_to="")
     assert status == 0
-    assert many - few < 25_000, f"{few} KiB became {many} KiB"
+    assert many - few < 15_000, f"{few} KiB became {many} KiB"
 
 
 @needs_proc
@@ -289,10 +258,11 @@ def test_descriptors_are_not_leaked(programs: Programs) -> None:
         ["no-such-command", ":::", *map(str, range(20))],
         ["-j4", "--timeout", "0.05", "sleep 30", ":::", "1", "2", "3", "4"],
         ["--retries", "3", "exit 1", ":::", *map(str, range(20))],
-        ["head -c 3000000 /dev/zero", ":::", "1", "2", "3"],
+        ["head -c {} /dev/zero", ":::", "3000000", "3000000"],
     ]
     *statuses, more, _ = measured(programs, *runs, first=runs[:1], pipe_to="> /dev/null 2>&1")
-    assert (statuses, more) == ([0, 0, 1, 1, 1, 0], 0)
+    assert statuses == [0, 0, 1, 1, 1, 0]
+    assert more <= 0
 
 
 def test_the_first_job_begins_before_the_input_ends(programs: Programs, tmp_path: Path) -> None:
@@ -430,13 +400,13 @@ def test_a_timeout_ends_the_whole_group_and_keeps_what_was_printed(manyhands_cli
 
 
 def test_a_timeout_says_goodbye_first_and_prints_the_answer(manyhands_cli: RunCli) -> None:
-    ran = manyhands_cli("run", "--timeout", "0.3", "trap 'echo tidied; exit 0' TERM; sleep 300 & wait", ":::", "1")
-    assert (ran.returncode, ran.stdout) == (1, "tidied\n")
+    ran = manyhands_cli("run", "--timeout", "0.3", "trap 'echo tidied {}; exit 0' TERM; sleep 300 & wait", ":::", "1")
+    assert (ran.returncode, ran.stdout) == (1, "tidied 1\n")
 
 
 def test_a_timeout_counts_from_the_start_of_the_job_and_not_in_the_queue(manyhands_cli: RunCli) -> None:
-    ran = manyhands_cli("run", "-j1", "-k", "--timeout", "5", "sleep 0.{}; echo {}", ":::", *["9"] * 7)  # 6.3 s together
-    assert (ran.returncode, ran.stdout) == (0, "9\n" * 7)
+    ran = manyhands_cli("run", "-j1", "-k", "--timeout", "2", "sleep 0.{}; echo {}", ":::", *["4"] * 6)  # 2.4 s together
+    assert (ran.returncode, ran.stdout) == (0, "4\n" * 6)
 
 
 COUNTED = "echo x >> tries{}; tries=$(wc -l < tries{}); echo try $tries; [ $tries -ge 3 ]"
@@ -452,9 +422,9 @@ def test_retries_count_the_first_run_and_print_the_last(
 
 
 def test_a_timeout_is_tried_again(manyhands_cli: RunCli) -> None:
-    job = "[ -e second ] && echo second || { touch second; sleep 300; }"
+    job = "[ -e second ] && echo second {} || { touch second; sleep 300; }"
     ran = manyhands_cli("run", "--retries", "2", "--timeout", "0.5", job, ":::", "a")
-    assert (ran.returncode, ran.stdout) == (0, "second\n")
+    assert (ran.returncode, ran.stdout) == (0, "second a\n")
 
 
 def test_a_background_child_that_holds_the_output_does_not_hold_up_the_run(manyhands_cli: RunCli) -> None:
@@ -481,7 +451,7 @@ def test_a_background_child_that_holds_the_output_does_not_hold_up_the_run(manyh
         ("soon,success=1", "0", "0", 0),
         ("soon,done=2", "0000", "00", 3),
         ("now,done=100%", "0101", "0101", 1),
-        ("soon,fail=50%", "100100", "1001", 1 + 0),
+        ("soon,fail=50%", "110100", "1101", 3),
         ("50%", "10110", "1011", 3),
         ("never", "0101", "0101", 1),
         ("0", "0101", "0101", 1),
@@ -503,9 +473,8 @@ def test_halt_now_stops_what_runs_and_prints_what_it_had_said(manyhands_cli: Run
 
 
 def test_halt_soon_lets_what_runs_end(manyhands_cli: RunCli) -> None:
-    job = (
-        "touch began{}; until [ -e began1 ] && [ -e began2 ]; do sleep 0.01; done; [ {} = 2 ] && exit 1; sleep 0.3; echo whole {}"
-    )
+    both = "touch began{}; until [ -e began1 ] && [ -e began2 ]; do sleep 0.01; done"
+    job = f"{both}; [ {{}} = 2 ] && exit 1; sleep 0.3; echo whole {{}}"
     ran = manyhands_cli("run", "-j2", "--halt", "soon,fail=1", job, ":::", "1", "2", "3", "4")
     assert (ran.returncode, ran.stdout) == (3, "whole 1\n")
     assert "1 succeeded, 1 failed, 2 not run" in ran.stderr
@@ -614,9 +583,17 @@ BESIDE_GNU: list[tuple[list[str], str | None]] = [
 ]
 
 
+@pytest.fixture(scope="session")
+def parallel_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, so that GNU parallel measures the longest command line only once."""
+    return tmp_path_factory.mktemp("parallel")
+
+
 @pytest.mark.skipif(GNU is None, reason="GNU parallel is not installed")
 @pytest.mark.parametrize(("args", "input"), BESIDE_GNU, ids=[shlex.join(args) for args, _ in BESIDE_GNU])
-def test_output_is_that_of_gnu_parallel(programs: Programs, tmp_path: Path, args: list[str], input: str | None) -> None:
+def test_output_is_that_of_gnu_parallel(
+    programs: Programs, tmp_path: Path, parallel_home: Path, args: list[str], input: str | None
+) -> None:
     assert GNU is not None
     printed = []
     for name, runner in (("gnu", [GNU, "--will-cite"]), ("ours", [sys.executable, "-m", "manyhands", "run"])):
@@ -624,7 +601,7 @@ def test_output_is_that_of_gnu_parallel(programs: Programs, tmp_path: Path, args
         folder.mkdir()
         (folder / "list").write_text("one\ntwo\n")
         (folder / "list2").write_text("three\nfour\n")
-        ran = programs.run([*runner, "-k", *args], input=input, cwd=folder, env={"HOME": str(tmp_path)})
+        ran = programs.run([*runner, "-k", *args], input=input, cwd=folder, env={"PARALLEL_HOME": str(parallel_home)})
         printed.append(_without_quoting(ran.stdout) if "--dry-run" in args else ran.stdout)
     assert printed[1] == printed[0]
 

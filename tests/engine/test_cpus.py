@@ -35,7 +35,9 @@ def test_without_affinity_every_cpu_of_the_machine_counts(cgroups: Path, monkeyp
     assert cpu_count() == 1
 
 
-@pytest.mark.parametrize(("text", "count"), [("5", 5), ("1000", 1000), ("0", 64), ("-2", 64), ("default", 64), ("", 64), ("²", 64)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("5", 5), ("1000", 1000), ("0", 64), ("-2", 64), ("default", 64), ("", 64), ("²", 64)]
+)
 def test_the_environment_goes_before_all(cgroups: Path, monkeypatch: pytest.MonkeyPatch, text: str, count: int) -> None:
     monkeypatch.setenv("PYTHON_CPU_COUNT", text)
     assert cpu_count() == count
@@ -43,7 +45,15 @@ def test_the_environment_goes_before_all(cgroups: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("limit", "count"),
-    [("max 100000", 64), ("250000 100000", 3), ("200000 100000", 2), ("1000 100000", 1), ("9900000 100000", 64), ("", 64), ("x", 64)],
+    [
+        ("max 100000", 64),
+        ("250000 100000", 3),
+        ("200000 100000", 2),
+        ("1000 100000", 1),
+        ("9900000 100000", 64),
+        ("", 64),
+        ("x", 64),
+    ],
 )
 def test_the_quota_of_a_container_is_rounded_up(cgroups: Path, limit: str, count: int) -> None:
     (cgroups / "cpu.max").write_text(limit)

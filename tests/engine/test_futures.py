@@ -72,7 +72,9 @@ def test_a_callback_that_raises_harms_nobody(pool: Pool, tmp_path: Path, caplog:
     assert "exception calling callback" in caplog.text
 
 
-def test_a_callback_that_exits_does_not_take_the_pool_with_it(pool: Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_callback_that_exits_does_not_take_the_pool_with_it(
+    pool: Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(3):
         gate = Gate(tmp_path / f"gate{number}")
         future = pool.submit(wait_at_gate, gate.path)
@@ -191,9 +193,8 @@ def test_a_result_that_cannot_be_rebuilt_is_the_exception_whoever_asks() -> None
 
 
 def test_a_time_out_of_a_submitted_task_is_its_exception() -> None:
-    with ProcessPool(1) as pool:
-        with pytest.raises(TaskTimeout):
-            pool.options(timeout=0.1).submit(sleep_long_on_three, 3).result(PATIENCE_S)
+    with ProcessPool(1) as pool, pytest.raises(TaskTimeout):
+        pool.options(timeout=0.1).submit(sleep_long_on_three, 3).result(PATIENCE_S)
 
 
 def test_a_serial_future_is_done_when_it_is_there() -> None:

@@ -40,6 +40,11 @@ def test_a_session_that_is_typed_in_maps_what_was_typed(programs: Programs) -> N
     assert "[0, 3, 6, 9]" in programs.run(python_args("-i", "-q"), input=typed).succeeded().stdout
 
 
+def test_tasks_see_the_arguments_of_the_program(run_script: RunScript) -> None:
+    text = "import sys, manyhands; print(list(manyhands.map(lambda n: sys.argv[n], [1, 2], max_workers=1)))"
+    assert run_script(text, "--first", "second").succeeded().stdout == "['--first', 'second']\n"
+
+
 @pytest.mark.parametrize("kind", ["ThreadPool", "ProcessPool", "SerialPool"])
 def test_the_end_of_a_program_waits_for_what_was_submitted(run_script: RunScript, kind: str) -> None:
     ran = run_script(
@@ -48,7 +53,7 @@ def test_the_end_of_a_program_waits_for_what_was_submitted(run_script: RunScript
         pool = getattr(manyhands, sys.argv[1])()
         def late(number):
             time.sleep(0.05)
-            print(number, flush=True)
+            manyhands.print(number)
         for number in range(10):
             pool.submit(late, number)
         """,
@@ -63,8 +68,7 @@ def test_a_pool_that_is_forgotten_does_its_work_and_goes(run_script: RunScript, 
         """
         import sys, threading, time, manyhands
         def begin():
-            return manyhands.__dict__[sys.argv[1]](2).submit(pow, 2, 5) if sys.argv[1] in manyhands.__dict__ else (
-                getattr(manyhands, sys.argv[1])(2).submit(pow, 2, 5))
+            return getattr(manyhands, sys.argv[1])(2).submit(pow, 2, 5)
         print(begin().result())
         give_up_at = time.monotonic() + 20
         while [t for t in threading.enumerate() if t is not threading.main_thread()] and time.monotonic() < give_up_at:

@@ -200,10 +200,9 @@ def test_cancel_drops_what_waits(tmp_path: Path) -> None:
 
 def test_an_error_in_the_body_cancels() -> None:
     seen: list[int] = []
-    with pytest.raises(LookupError):
-        with WorkQueue(seen.append, workers=1) as queue:
-            queue.put(1)
-            raise LookupError("in the body")
+    with pytest.raises(LookupError), WorkQueue(seen.append, workers=1) as queue:
+        queue.put(1)
+        raise LookupError("in the body")
     with pytest.raises(RuntimeError, match="closed"):
         queue.put(2)
 
@@ -211,7 +210,9 @@ def test_an_error_in_the_body_cancels() -> None:
 def test_many_threads_may_put() -> None:
     seen: list[int] = []
     with WorkQueue(seen.append, workers=3, maxsize=4) as queue:
-        putters = [threading.Thread(target=lambda base=base: [queue.put(base + n) for n in range(100)]) for base in range(0, 800, 100)]
+        putters = [
+            threading.Thread(target=lambda base=base: [queue.put(base + n) for n in range(100)]) for base in range(0, 800, 100)
+        ]
         for putter in putters:
             putter.start()
         for putter in putters:

@@ -35,7 +35,11 @@ def as_bytes(sent: list[Frame]) -> bytes:
     return b"".join(HEADER.pack(len(body), kind, frame_id) + body for kind, frame_id, body in sent)
 
 
-@given(sent=st.lists(frames, max_size=6), cuts=st.lists(st.integers(1, 2 * CHUNK), min_size=1, max_size=20), missing=st.integers(0, 3))
+@given(
+    sent=st.lists(frames, max_size=6),
+    cuts=st.lists(st.integers(1, 2 * CHUNK), min_size=1, max_size=20),
+    missing=st.integers(0, 3),
+)
 @settings(max_examples=60)
 def test_frames_are_the_same_however_their_bytes_arrive(sent: list[Frame], cuts: list[int], missing: int) -> None:
     text = as_bytes(sent)

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     template = Template.parse(words, replacement=options.replacement)
     rows = enumerate_rows(inputs.rows(sources, sys.stdin.buffer, options))
     if options.dry_run:
-        return _show(template, rows)
+        return _show(template, rows, is_tagged=options.tag)
     for warning in template.warnings():
         write_all(2, f"manyhands: warning: {warning}\n".encode())
     return _Run(options, template, inputs.known_total(sources, options)).execute(rows)
@@ -64,16 +64,22 @@ def enumerate_rows(rows: Iterator[tuple[str, ...]]) -> Iterator[_Row]:
     return (_Row(number, values) for number, values in enumerate(rows, 1))
 
 
-def _show(template: Template, rows: Iterator[_Row]) -> int:
+def _show(template: Template, rows: Iterator[_Row], *, is_tagged: bool) -> int:
+    printer = Printer(open_progress(False, None))
     try:
         for row in rows:
-            write_all(1, os.fsencode(template.display(row.values, row.sequence, 1)) + b"\n")
+            line = os.fsencode(template.display(row.values, row.sequence, 1)) + b"\n"
+            printer.write_job([line], [], _tag(row) if is_tagged else None)
     except OutputClosed:
         return CLOSED_OUTPUT
     except OSError as error:
-        Printer(open_progress(False, None)).say(f"the output could not be written: {error}")
+        printer.say(f"the output could not be written: {error}")
         return STOPPED_EARLY
     return 0
+
+
+def _tag(row: _Row) -> bytes:
+    return os.fsencode(" ".join(row.values))
 
 
 class _Tally:
@@ -179,7 +185,7 @@ class _Run:
 
     def _write(self, row: _Row, finished: Finished) -> None:
         head = os.fsencode(self._display(row)) + b"\n" if self._options.verbose else b""
-        tag = os.fsencode(" ".join(row.values)) if self._options.tag else None
+        tag = _tag(row) if self._options.tag else None
         if self._output_error is None:
             try:
                 self._printer.write_job(finished.stdout.pieces(), finished.stderr.pieces(), tag, head=head)

@@ -149,7 +149,7 @@ class ConformanceSuite:
             raise LookupError("the source is broken")
 
         for ordered in (True, False):
-            got = []
+            got: list[int] = []
             with self.make_pool() as pool:
                 results = pool.map(self.task(tasks.square), numbers(), ordered=ordered)
 

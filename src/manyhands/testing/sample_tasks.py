@@ -1,7 +1,7 @@
 """Tasks that the conformance suite runs. Every kind of worker can import them, and each has a twin of a few words of shell.
 
-What a task did is seen in files, since a worker may share nothing else with the test; and a task that shall wait, waits at a *gate*:
-a named pipe (see `manyhands.testing.probes.Gate`), so that whoever opens the gate knows that the task has come to it.
+What a task did is seen in files, since a worker may share nothing else with the test; and a task that shall wait, waits at a
+*gate*: a named pipe (see `manyhands.testing.probes.Gate`), so that whoever opens the gate knows that the task has come to it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Kind:
     """What a frame says. Plain ints: the enum module costs milliseconds in each worker."""
 
     # from the parent
-    SETUP = 1  # body: (sys.path, authkey, initializer, initargs)
+    SETUP = 1  # body: (sys.path, sys.argv, authkey, initializer with its arguments)
     FUNCTION = 2  # id: of the function; body: its pickle
     FORGET = 3  # id: of a function that will not be used any more
     BATCH = 4  # id: of the batch; body: see workers.process_child

@@ -104,7 +104,9 @@ def write_whole(stream: StreamName, text: str) -> None:
     try:
         try:
             target.write(text)
-        except UnicodeEncodeError:  # it is a ValueError too; the stream's encoding lacks some letters, which must not cost the line
+        except (
+            UnicodeEncodeError
+        ):  # it is a ValueError too; the stream's encoding lacks some letters, which must not cost the line
             target.write(text.encode(target.encoding, "backslashreplace").decode(target.encoding))
         target.flush()
     except (OSError, ValueError):

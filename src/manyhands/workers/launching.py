@@ -202,7 +202,7 @@ class CleanLauncher:
             pipes.abandon()
             raise
         pipes.hand_over()
-        _send_set_up(pipes.to_child, (list(sys.path), _authkey(), self._initializer))
+        _send_set_up(pipes.to_child, (list(sys.path), list(sys.argv), _authkey(), self._initializer))
         return pipes.launched(process.pid, process)
 
 
@@ -253,7 +253,7 @@ class ContextLauncher:
             for end in ends:
                 end.close()
         pipes.hand_over()
-        _send_set_up(pipes.to_child, (None, None, b""))
+        _send_set_up(pipes.to_child, (None, None, None, b""))
         return pipes.launched(process.pid, process)
 
 

@@ -75,9 +75,10 @@ class Child:
         frame = read_frame(self._read_fd)
         if frame is None:
             return b""
-        path, authkey, initializer = pickle.loads(frame[2])
+        path, argv, authkey, initializer = pickle.loads(frame[2])
         if path is not None:
             sys.path[:] = path
+            sys.argv[:] = argv  # tasks see the arguments of the program
         if authkey is not None:
             import multiprocessing.process  # only when the parent uses multiprocessing: its managers ask for the key
 
