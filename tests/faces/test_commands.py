@@ -152,7 +152,7 @@ def test_children_of_a_stopped_program_are_stopped_with_it(tmp_path: Path) -> No
     assert running.wait(PATIENCE_S).returncode == -signal.SIGKILL
     with pytest.raises(BrokenPipeError):
         gate.open()
-    os.close(gate._fd)
+    gate.leave()
 
 
 def test_a_started_program_runs_beside_its_caller(tmp_path: Path) -> None:

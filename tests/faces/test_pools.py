@@ -208,8 +208,6 @@ def test_the_one_liners_pool_goes_with_its_map(kind: Any) -> None:
     results = manyhands.map(square, itertools.count(), kind=kind, max_workers=2)
     assert list(itertools.islice(results, 3)) == [0, 1, 4]
     results.close()
-    never_begun = manyhands.map(square, itertools.count(), kind=kind, max_workers=2)
-    del never_begun
     outcomes = list(manyhands.outcomes(fail_on_thirds, range(4), kind=kind, max_workers=2, retries=1))
     assert [(outcome.succeeded, outcome.attempts) for outcome in outcomes] == [(False, 2), (True, 1), (True, 1), (False, 2)]
 

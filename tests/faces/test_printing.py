@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -17,7 +18,7 @@ class TornStream(io.StringIO):
     def write(self, text: str) -> int:
         for letter in text:
             super().write(letter)
-            threading.Event().wait(0)
+            time.sleep(0)
         return len(text)
 
 
@@ -83,6 +84,35 @@ def test_what_a_task_printed_is_there_before_its_result(run_script: RunScript) -
     """).succeeded()
     lines = ran.stdout.splitlines()
     assert sorted(lines) == sorted(f"{what} {number}" for what in ("task", "result") for number in range(20))
+
+
+def test_output_that_nobody_reads_holds_up_nobody_else(run_script: RunScript) -> None:
+    ran = run_script("""
+        import os, sys, threading
+        import manyhands
+        from manyhands import ProcessPool
+        class Terminal:
+            go = threading.Event()
+            text = ""
+            def write(self, text):
+                self.go.wait()
+                self.text += text
+            def flush(self):
+                pass
+        real, sys.stdout = sys.stdout, Terminal()
+        pool = ProcessPool(1)
+        future = pool.submit(print, "from the pool")
+        future.result()
+        pid = pool.submit(os.getpid).result()
+        pool.shutdown(wait=False)
+        while os.path.exists(f"/proc/{pid}"):  # the loop has to bury it
+            pass
+        print(manyhands.run(["echo", "from a command"]).stdout, end="", file=real)
+        sys.stdout.go.set()
+        pool.shutdown()
+        print(sys.stdout.text, end="", file=real)
+    """).succeeded()
+    assert ran.stdout == "from a command\nfrom the pool\n"
 
 
 def test_the_last_words_of_a_killed_worker_are_printed(run_script: RunScript) -> None:

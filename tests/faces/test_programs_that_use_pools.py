@@ -191,7 +191,8 @@ def test_a_forked_child_that_exits_normally_does_not_wait_for_its_parents_pools(
 
 
 def test_importing_costs_neither_multiprocessing_nor_asyncio(programs: Programs) -> None:
-    text = "import sys, manyhands, manyhands.pools; print(sorted({'multiprocessing', 'asyncio', 'cloudpickle', 'tqdm'} & {*sys.modules}))"
+    dear = "{'multiprocessing', 'asyncio', 'cloudpickle', 'tqdm'}"
+    text = f"import sys, manyhands.pools; print(sorted({dear} & {{*sys.modules}}))"
     assert programs.run([sys.executable, "-c", text]).succeeded().stdout == "[]\n"
 
 

@@ -199,10 +199,14 @@ def test_cancel_drops_what_waits(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_body_cancels() -> None:
-    seen: list[int] = []
-    with pytest.raises(LookupError), WorkQueue(seen.append, workers=1) as queue:
-        queue.put(1)
-        raise LookupError("in the body")
+    queue = WorkQueue(print, workers=1)
+
+    def fail_in_the_body() -> None:
+        with queue:
+            raise LookupError("in the body")
+
+    with pytest.raises(LookupError):
+        fail_in_the_body()
     with pytest.raises(RuntimeError, match="closed"):
         queue.put(2)
 
@@ -248,11 +252,11 @@ def test_what_cannot_be_meant_is_refused(make: Callable[[], object]) -> None:
 
 def test_the_programs_end_waits_for_what_was_put(run_script: RunScript) -> None:
     ran = run_script("""
-        import time
+        import time, manyhands
         from manyhands import WorkQueue
         def handle(item):
             time.sleep(0.01)
-            print(item, flush=True)
+            manyhands.print(item)
         queue = WorkQueue(handle, workers=2)
         for number in range(20):
             queue.put(number)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def test_what_was_sent_ahead_is_dropped_when_its_job_is_cancelled(tmp_path: Path
     states = run.states()
     assert states[10:] == [State.CANCELLED] * 11
     assert not (tmp_path / "notes").exists()
-    os.close(gate._fd)
+    gate.leave()
 
 
 def test_a_command_that_cannot_be_started_fails_alone() -> None:

@@ -18,6 +18,7 @@ from manyhands.core.scheduler import Scheduler
 from manyhands.engine import exits
 from manyhands.engine.courier import shared_courier
 from manyhands.errors import InternalError, again
+from manyhands.transport.lines import shared_output
 from manyhands.transport.loop import shared_loop
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Engine:
             pass
         ended = self._ended.wait(timeout_s)
         shared_courier().flush()
+        shared_output().flush()  # here, and not in the loop: where nobody reads what is printed, only this caller waits
         return ended
 
     def kill(self) -> None:

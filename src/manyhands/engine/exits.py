@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from manyhands.transport.lines import shared_output
+
 if TYPE_CHECKING:
     from manyhands.engine.engine import Engine
 
@@ -49,6 +51,8 @@ def _wind_up() -> None:
         for engine in engines:
             if not engine.is_daemon and not was_interrupted:
                 engine.wait()
+        if not was_interrupted:
+            shared_output().flush()  # of pools that had ended before
     except KeyboardInterrupt:
         for engine in engines:
             engine.kill()

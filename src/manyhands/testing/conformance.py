@@ -315,14 +315,21 @@ class ConformanceSuite:
         assert not notes.exists()
 
     def test_what_waits_of_a_map_that_is_left_is_dropped(self, tmp_path: Path) -> None:
-        gate, notes = self.gate(tmp_path), tmp_path / "notes"
+        gates = [self.gate(tmp_path, f"gate{number}") for number in range(8)]
         with self.make_pool(1) as pool:
-            running = pool.submit(self.task(tasks.wait_at_gate), gate.path)
-            results = pool.map(self.task(tasks.note), [str(notes)] * 20, range(20), chunksize=1)
+            results = pool.map(self.task(tasks.wait_at_gate), [gate.path for gate in gates], chunksize=1)
+            gates[0].open(5)
+            assert next(results) == 5
+            gates[1].wait_for_task()
             results.close()
-            gate.open(1)
-            assert running.result(PATIENCE_S) == 1  # another's task is not concerned
-        assert not notes.exists()
+            gates[1].leave()
+            assert pool.submit(self.task(tasks.square), 3).result(PATIENCE_S) == 9  # nobody waits at the other gates
+
+    def test_a_map_that_nobody_reads_is_run_all_the_same(self, tmp_path: Path) -> None:
+        notes = tmp_path / "notes"
+        with self.make_pool() as pool:
+            pool.map(self.task(tasks.note), [str(notes)] * 10, range(10))
+        assert sorted(map(int, notes.read_text().split())) == list(range(10))
 
     def test_what_runs_of_a_map_that_is_left_is_stopped(self, tmp_path: Path) -> None:
         if not self.can_stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from typing import TYPE_CHECKING
@@ -61,8 +62,16 @@ class Gate:
             self._fd = os.open(self.path, os.O_WRONLY)
 
     def open(self, number: int = 0) -> None:
-        """Wait for the task, and let it through with `number`."""
+        """Wait for the task, and let it through with `number`. Raises BrokenPipeError when it came and has gone."""
         self.wait_for_task()
-        os.write(self._fd, str(number).encode())
-        os.close(self._fd)
-        self._fd = -1
+        try:
+            os.write(self._fd, str(number).encode())
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def leave(self) -> None:
+        """Let the task through that had come, if it is still there."""
+        if self._fd >= 0:
+            with contextlib.suppress(BrokenPipeError):
+                self.open()

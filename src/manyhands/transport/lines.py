@@ -104,9 +104,7 @@ def write_whole(stream: StreamName, text: str) -> None:
     try:
         try:
             target.write(text)
-        except (
-            UnicodeEncodeError
-        ):  # it is a ValueError too; the stream's encoding lacks some letters, which must not cost the line
+        except UnicodeEncodeError:  # the stream's encoding lacks a letter: that must not cost the line
             target.write(text.encode(target.encoding, "backslashreplace").decode(target.encoding))
         target.flush()
     except (OSError, ValueError):

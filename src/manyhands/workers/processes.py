@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.transport import payloads
 from manyhands.transport.frames import Kind
-from manyhands.transport.lines import shared_output
 from manyhands.transport.loop import shared_loop
 from manyhands.workers.channel import Channel
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
@@ -159,7 +158,6 @@ class ProcessWorkers:
         if self._uses_loop:
             self._uses_loop = False
             self._loop.release()
-        shared_output().flush()
 
     # ---- for channels -----------------------------------------------------------------------------------------------------
 
