@@ -300,8 +300,6 @@ class Pool(Executor):
     def _open_stream(
         self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool
     ) -> Stream:
-        if self._kind == "serial":
-            policy = policy.replace(batch_size=1, window=policy.window or 1)
         stream = open_stream(self.engine, self.workers, fn, iterables, policy, ordered=ordered)
         self._streams.add(stream)
         return stream

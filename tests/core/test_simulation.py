@@ -9,7 +9,7 @@ from manyhands.core.jobs import Job
 from manyhands.core.states import TRANSITIONS, State
 
 SHARES = 3
-SEEDS = 45  # in each share
+SEEDS = 36  # in each share
 
 
 @pytest.mark.parametrize("share", range(SHARES))

@@ -4,19 +4,55 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import sys
 from typing import TYPE_CHECKING
 
+from manyhands.transport.loop import READ, shared_loop
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import Self
 
     from manyhands.observe.progress import Progress
 
-__all__ = ["OutputClosed", "Printer", "write_all"]
+__all__ = ["OutputClosed", "Printer", "ReaderWatch", "write_all"]
 
 
 class OutputClosed(Exception):
     """Whoever reads our output has gone, as `head` does when it has enough."""
+
+
+class ReaderWatch:
+    """Notices when whoever reads our standard output through a pipe goes, also while nothing is written.
+
+    Args:
+        on_gone: called once, in the I/O loop's thread.
+    """
+
+    def __init__(self, on_gone: Callable[[], None]) -> None:
+        self._on_gone = on_gone
+        self._loop = shared_loop()
+        try:
+            self._is_pipe = stat.S_ISFIFO(os.fstat(1).st_mode)
+        except OSError:
+            self._is_pipe = False
+
+    def __enter__(self) -> Self:
+        if self._is_pipe:
+            self._loop.acquire()
+            # Our end of a pipe is never readable; but its end is reported to whoever waits for that.
+            self._loop.call_soon(lambda: self._loop.watch(1, READ, self._on_event))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_pipe:
+            self._loop.call_soon(lambda: self._loop.unwatch(1))
+            self._loop.release()
+
+    def _on_event(self, _: int) -> None:
+        self._loop.unwatch(1)
+        self._on_gone()
 
 
 class Printer:

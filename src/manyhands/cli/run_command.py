@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from manyhands.cli import inputs
 from manyhands.cli.interrupts import Interrupts, SourceInterrupted
 from manyhands.cli.options import RUN, resolve_jobs
-from manyhands.cli.output import OutputClosed, Printer, write_all
+from manyhands.cli.output import OutputClosed, Printer, ReaderWatch, write_all
 from manyhands.cli.template import Template
 from manyhands.core.events import Deliver, JobCancelled
 from manyhands.core.states import State
@@ -130,9 +130,9 @@ class _Run:
         interrupts = Interrupts(self._stop_all, self._workers.kill_all)
         work = Work(self._render, CallStyle.ONE, self._policy)
         source = interrupts.watch_source(rows)
-        self._stream = Stream(self._engine, self._workers, work, source, ordered=options.keep_order)
+        self._stream = Stream(self._engine, self._workers, work, source, ordered=options.keep_order, most_at_once=1)
         self._stream.key_of_item = lambda row: row
-        with interrupts:  # not before there is a stream to stop
+        with interrupts, ReaderWatch(self._on_reader_gone):  # not before there is a stream to stop
             try:
                 for delivery in self._stream.deliveries():
                     self._show(delivery)
@@ -154,6 +154,10 @@ class _Run:
             return ()
         self._stream.stop_drawing()
         return [JobCancelled(delivery.job_id, 0.0 if self._tally.decision == "now" else None, GRACE_S)]
+
+    def _on_reader_gone(self) -> None:
+        self._output_error = OutputClosed()
+        self._stop_all()
 
     def _stop_all(self) -> None:
         """Start nothing more, and stop what runs."""

@@ -36,6 +36,7 @@ class Stream:
     Attributes:
         has_ended: the source has given its last item.
         taken: how many tasks' outcomes were given.
+        most_at_once: draw at most so many items before they are handed on; 1 for a source that may block between any two.
         key_of_item: makes a name of each item, which is put into `keys` under the task's index.
 
     It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the
@@ -43,9 +44,21 @@ class Stream:
     """
 
     def __init__(
-        self, engine: Engine, workers: Workers, work: Work, source: Iterator[Any], *, ordered: bool, waits: bool = True
+        self,
+        engine: Engine,
+        workers: Workers,
+        work: Work,
+        source: Iterator[Any],
+        *,
+        ordered: bool,
+        waits: bool = True,
+        most_at_once: int = LARGEST_PULL,
     ) -> None:
+        if engine.kind == "serial":  # nothing runs but what is waited for
+            work = work._replace(policy=work.policy.replace(batch_size=1, window=work.policy.window or 1))
         self.policy = work.policy
+        self._most_at_once = most_at_once
+        self._has_told_end = False
         self.taken = 0
         self._engine = engine
         self._workers = workers
@@ -162,7 +175,8 @@ class Stream:
                     self._add(items)
                 if self._is_slow and limited and self._has_next():
                     return  # better give what is there than wait for the source
-            if self._source_error is None:
+            if self._source_error is None and not self._has_told_end:
+                self._has_told_end = True
                 self._engine.feed(JobClosed(self.job_id))
 
     def _pull(self, count: int) -> list[Any]:
@@ -189,7 +203,7 @@ class Stream:
         if self._is_slow:
             self._pull_size = 1
         elif took_s < FAST_PULL_S:
-            self._pull_size = min(self._pull_size * 2, LARGEST_PULL)
+            self._pull_size = min(self._pull_size * 2, self._most_at_once)
         return items
 
     def _add(self, items: list[Any]) -> None:

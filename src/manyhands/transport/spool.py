@@ -47,6 +47,11 @@ class Spool:
                 self._write_file(piece)
             except OSError as error:
                 self.error = error
+                if (
+                    self._memory and self._file is not None
+                ):  # what was in memory did not fit into the file: it is told from memory
+                    self._file.close()
+                    self._file = None
                 return
         self.size += len(piece)
 

@@ -83,7 +83,9 @@ class CommandWorkers:
     def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
         programs = self._programs.get(worker_id)
         program = programs[0] if programs else None
-        return (0, program.began) if program is not None and program.pid and program.batch_id == batch_id else (-1, 0.0)
+        if program is None or program.batch_id != batch_id or not program.is_running:
+            return -1, 0.0
+        return 0, program.began
 
     def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
         program = self._programs[worker_id][0]

@@ -115,6 +115,11 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
         self._input = memoryview(b"")
 
+    @property
+    def is_running(self) -> bool:
+        """True from its start to its exit; what outlives it may hold its pipes a little longer."""
+        return self.pid != 0 and self._status is None
+
     def unstart(self) -> bool:
         """Take it back before it has begun; False when that is too late."""
         try:
