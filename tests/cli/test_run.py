@@ -635,3 +635,8 @@ def test_output_is_that_of_gnu_parallel(
 
 def _without_quoting(text: str) -> list[list[str]]:
     return [shlex.split(line) for line in text.splitlines()]
+
+
+def test_a_time_out_does_not_count_what_outlives_a_job_that_has_ended(manyhands_cli: RunCli) -> None:
+    ran = manyhands_cli("run", "--timeout", "0.5", "echo {}; sleep 1.2 &", ":::", "a").succeeded()
+    assert ran.stdout == "a\n"

@@ -93,3 +93,16 @@ def test_a_temp_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.
     spool.write(b"y" * MEMORY_BYTES)
     assert isinstance(spool.error, FileNotFoundError)
     assert spool.read() == b"x" * 100
+
+
+def test_what_was_in_memory_is_told_once_when_the_file_takes_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Spool, piece: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Spool, "_write_file", full)
+    spool = Spool()
+    spool.write(b"kept")
+    spool.write(b"x" * (1 << 20))
+    assert spool.error is not None
+    assert spool.read() == b"kept"
+    spool.close()

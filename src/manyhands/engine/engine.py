@@ -184,7 +184,11 @@ class Engine:
     def report(self, collect: Callable[[], Sequence[ev.Event]]) -> None:
         """Take what a worker has to say; `collect` is called with the lock held."""
         with self._lock:
-            events = collect()
+            try:
+                events = collect()
+            except Exception as error:  # what was to be reported is lost
+                self._collapse(error)
+                return
             if self._is_turning:
                 self._inbox.extend(events)
                 return
