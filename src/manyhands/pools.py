@@ -164,7 +164,7 @@ class Pool(Executor):
             timeout: seconds for each try, from its own start. A process is killed, and the others go on; a thread cannot be
             stopped:
                 its caller is freed and the slot stays taken.
-            retries: further tries after a failure, a time-out or a crash.
+            retries: further tries after a failure, a time-out or a crash. Threads: a time-out is final, since the try still runs.
             priority: higher ones go first among the tasks that wait.
             key: your name for the task; it is in the error that it ends with.
             retry_delay: seconds before the first retry, doubled before each further one.

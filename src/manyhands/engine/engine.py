@@ -98,7 +98,7 @@ class Engine:
 
     def add(self, job_id: int, start: int, items: Sequence[Any], payload_bytes: int = 0) -> None:
         """Add tasks to a job. Raises RuntimeError after `close`."""
-        self.feed(ev.TasksAdded(job_id, start, items, payload_bytes), adds=True)
+        self.feed(ev.TasksAdded(job_id, start, items, payload_bytes), adds=job_id)
 
     def room(self, job_id: int, *, consumer_waits: bool = False) -> int:
         """How many tasks may be added to the job now."""
@@ -197,11 +197,13 @@ class Engine:
 
     # ---- the turn ---------------------------------------------------------------------------------------------------------
 
-    def feed(self, event: ev.Event, *, adds: bool = False) -> None:
-        """Let the scheduler take one event, and do what it says. `adds`: the pool must be open."""
+    def feed(self, event: ev.Event, *, adds: int = 0) -> None:
+        """Let the scheduler take one event, and do what it says. `adds`: a job; it and the pool must be open."""
         with self._lock:
             if adds:
                 self.check_usable()  # with the lock, so that nobody closes it before the event is taken
+                if adds not in self._sinks:
+                    raise RuntimeError("this map or queue has been cancelled: it takes no more items")
             if self._is_turning:
                 # 1. This thread is in `_turn`. 2. The garbage collector or a signal handler runs there, and comes here. 3. The
                 # scheduler is in the middle of a change, so the event waits until that is complete.
@@ -224,6 +226,8 @@ class Engine:
                     self.failure = event.error
                 for action in self._scheduler.handle(event, now):
                     self._inbox.extend(self._perform(action, deliveries))
+                if self.failure is None:
+                    self.failure = self._scheduler.failure
             self._set_timer()
             if self._closed and not self._ender and self._scheduler.is_over:
                 self._end()
