@@ -93,6 +93,14 @@ class RemoteTraceback(ManyhandsError):
         return f'\n"""\n{self.traceback_text}"""'
 
 
+def note(error: BaseException, text: str) -> None:
+    """Add a note to an error, unless its class does not let one."""
+    try:
+        error.add_note(text)
+    except Exception:  # a frozen dataclass, for instance: the error counts, not the note
+        pass
+
+
 def again(error: BaseException) -> BaseException:
     """A fresh copy of an error that is raised more than once: else its traceback grows, and keeps frames of all callers alive."""
     try:

@@ -65,9 +65,10 @@ def result_stream(
     on_end: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
     """Give the results of a stream; to be advanced once before it is handed out, so that leaving it early always cleans up."""
-    was_read = False
+    was_read = True
     try:
         stream.fill(consumer_waits=False)
+        was_read = False
         yield None
         was_read = True
         for delivery in stream.deliveries():
@@ -119,9 +120,10 @@ def outcome_stream(
     def key_of(index: int) -> object:
         return keys.pop(index, index)
 
-    was_read = False
+    was_read = True
     try:
         stream.fill(consumer_waits=False)
+        was_read = False
         yield None  # type: ignore[misc]
         was_read = True
         for delivery in stream.deliveries():

@@ -13,7 +13,7 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Policy
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import error_of
-from manyhands.errors import UsageError
+from manyhands.errors import UsageError, note
 from manyhands.pools import Pool
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
@@ -155,7 +155,7 @@ class WorkQueue:
         for index in range(delivery.start, delivery.start + delivery.count):
             item = self._items[index]
             error = error_of(delivery, self._policy)
-            error.add_note(f"item: {_shown(item)}")
+            note(error, f"item: {_shown(item)}")
             kept: BaseException | None = error
             if delivery.state is State.CANCELLED:
                 kept = None
@@ -218,8 +218,12 @@ class WorkQueue:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self.join(timeout)
+        except KeyboardInterrupt:  # who has pressed Ctrl-C does not want to wait for the rest
+            self.cancel()
+            raise
         finally:
             self._pool.engine.feed(JobClosed(self._job_id))
+            deadline = 0.0 if self._pool.engine.is_closed else deadline
             self._pool.shutdown(wait=deadline is None)
 
     def cancel(self) -> None:

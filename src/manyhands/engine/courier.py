@@ -16,53 +16,72 @@ if TYPE_CHECKING:
 
 __all__ = ["shared_courier"]
 
+MOST_THREADS = 32  # then calls wait for each other
 IDLE_S = 0.2  # then the thread ends: a program that is done with futures shall have no thread of ours left
 
 
 class Courier:
-    """Runs calls one after another, in order. `_lock` guards whether there is a thread."""
+    """Runs calls, each in a thread that has nothing else to do: a call may wait for what another call brings.
+
+    `_changed` guards the counts: of threads, of those that are idle, and of calls that have not ended.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._threads: set[int] = set()
+        self._idle = 0
+        self._outstanding = 0
 
     def carry(self, call: Callable[[], None]) -> None:
         """Run `call` soon."""
-        with self._lock:
+        with self._changed:
+            self._outstanding += 1
             self._calls.put(call)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="manyhands-callbacks", daemon=True)
-                self._thread.start()
+            if self._idle < self._calls.qsize() and len(self._threads) < MOST_THREADS:
+                thread = threading.Thread(target=self._run, name="manyhands-callbacks", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the process may have no more threads; one that there is will come to it
+                    if not self._threads:
+                        raise
+                    return
+                self._threads.add(thread.ident or 0)
 
     @property
     def is_mine(self) -> bool:
-        """True in the courier's own thread."""
-        return self._thread is threading.current_thread()
+        """True in one of the courier's own threads."""
+        return threading.get_ident() in self._threads
 
     def flush(self) -> None:
-        """Wait until all that was handed over before has been run. Does nothing in the courier's own thread."""
-        if self._thread is None or self._thread is threading.current_thread():
-            return
-        done = threading.Event()
-        self.carry(done.set)
-        done.wait()
+        """Wait until all that was handed over has been run. Does nothing in the courier's own threads."""
+        if not self.is_mine:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._outstanding)
 
     def _run(self) -> None:
         while True:
+            with self._changed:
+                self._idle += 1
             try:
                 call = self._calls.get(timeout=IDLE_S)
             except Empty:
-                with self._lock:
-                    if self._calls.empty():
-                        self._thread = None
-                        return
+                call = None
+            with self._changed:
+                self._idle -= 1
+                if call is None and self._calls.empty():
+                    self._threads.discard(threading.get_ident())
+                    return
+            if call is None:
                 continue
             try:
                 call()
             except BaseException:  # a callback that calls sys.exit, say: it must not take those of others with it
                 sys.excepthook(*sys.exc_info())
             del call
+            with self._changed:
+                self._outstanding -= 1
+                self._changed.notify_all()
 
 
 _shared = Courier()

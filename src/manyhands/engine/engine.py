@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from manyhands.transport.loop import IoLoop, Timer
     from manyhands.workers.protocol import Work, Workers
 
-__all__ = ["Engine", "Sink"]
+__all__ = ["Engine", "JobEnded", "Sink"]
 
 
 class Sink(Protocol):
@@ -38,6 +38,10 @@ class Sink(Protocol):
 
     def fail(self, error: BaseException) -> None:
         """The engine itself is broken: there will be no further outcome. Without the engine's lock."""
+
+
+class JobEnded(RuntimeError):
+    """A task was added to a job that has ended meanwhile."""
 
 
 class Engine:
@@ -158,8 +162,8 @@ class Engine:
         return ended
 
     def kill(self) -> None:
-        """End everything at once. No outcome is promised any more."""
-        self._closed = True
+        """End everything at once: what has not begun is cancelled, what runs is killed where it can be."""
+        self.close(cancel=True)
         self._workers.kill_all()
         exits.forget(self)
 
@@ -203,7 +207,7 @@ class Engine:
             if adds:
                 self.check_usable()  # with the lock, so that nobody closes it before the event is taken
                 if adds not in self._sinks:
-                    raise RuntimeError("this map or queue has been cancelled: it takes no more items")
+                    raise JobEnded("this map or queue has been cancelled: it takes no more items")
             if self._is_turning:
                 # 1. This thread is in `_turn`. 2. The garbage collector or a signal handler runs there, and comes here. 3. The
                 # scheduler is in the middle of a change, so the event waits until that is complete.
@@ -304,8 +308,12 @@ class Engine:
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is None:
-            self._loop = shared_loop()
-            self._loop.acquire()
+            loop = shared_loop()
+            try:
+                loop.acquire()
+            except (OSError, RuntimeError):  # no descriptor or thread left just now: the next event tries again
+                return
+            self._loop = loop
         self._timer = self._loop.call_at(deadline, self._ring)
 
     def _ring(self) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.events import JobCancelled, TaskCancelled
+from manyhands.core.events import TaskCancelled
 from manyhands.core.states import State
 from manyhands.core.tasks import Success
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import NotOpened, error_of, values_of
-from manyhands.errors import again
+from manyhands.errors import again, note
 from manyhands.transport.blobs import Blobs
 from manyhands.transport.loop import shared_loop
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
@@ -129,7 +130,7 @@ class TaskFuture(Future[Any]):
         """Deliver the error."""
         self._submissions = None
         if self.key is not None:
-            error.add_note(f"task: {self.key!r}")
+            note(error, f"task: {self.key!r}")
         try:
             self.set_exception(error)
         except InvalidStateError:
@@ -194,10 +195,6 @@ class Submissions:
         """Cancel one task, if that is still possible."""
         self._engine.feed(TaskCancelled(self._job_id, index))
 
-    def cancel_all(self, *, stop_after_s: float) -> None:
-        """Cancel all tasks; those that run are stopped, where that can be done."""
-        self._engine.feed(JobCancelled(self._job_id, stop_after_s))
-
     def is_waiting(self, index: int) -> bool:
         """True when the task has not been handed to a worker."""
         return self._engine.is_waiting(self._job_id, index)
@@ -205,20 +202,28 @@ class Submissions:
     # ---- sink -------------------------------------------------------------------------------------------------------------
 
     def deliver(self, delivery: Deliver) -> None:
-        take = self._futures.pop
         result = delivery.result
         if delivery.state is State.SUCCEEDED and isinstance(result, Success):
             payload = result.payload
             if type(payload) is Blobs:
                 for index, blob in enumerate(payload, delivery.start):
-                    self._succeed(take(index), _Sealed(blob))
+                    self._deliver_one(index, self._succeed, _Sealed(blob))
             else:
                 for index, value in enumerate(values_of(payload), delivery.start):
-                    take(index).succeed(value)
+                    self._deliver_one(index, TaskFuture.succeed, value)
                     del value
             return
         for index in range(delivery.start, delivery.start + delivery.count):
-            self._finish(take(index), delivery)
+            self._deliver_one(index, self._finish, delivery)
+
+    def _deliver_one(self, index: int, deliver: Callable[[TaskFuture, Any], None], what: Any) -> None:
+        future = self._futures.pop(index, None)  # None: Ctrl-C came in the middle of `submit`, so that nobody has it
+        if future is None:
+            return
+        try:
+            deliver(future, what)
+        except BaseException:  # a callback that calls sys.exit, say: the others get their outcomes all the same
+            sys.excepthook(*sys.exc_info())
 
     def fail(self, error: BaseException) -> None:
         while self._futures:

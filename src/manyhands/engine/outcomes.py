@@ -12,7 +12,7 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
 from manyhands.errors import TaskTimeout, again
 from manyhands.transport.blobs import Blobs, open_blob
-from manyhands.transport.failures import unpack_failure
+from manyhands.transport.failures import describe, unpack_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def _opened(blob: bytes) -> Any:
     except BaseException as error:  # unpickling runs user code; whatever it raises belongs to this task
         from manyhands.crash import NotUnpicklable  # dear to import, and seldom needed
 
-        failure = NotUnpicklable(f"the result could not be rebuilt here: {type(error).__name__}: {error}")
+        failure = NotUnpicklable(f"the result could not be rebuilt here: {describe(error)}")
         failure.__cause__ = error
         return NotOpened(failure)
 
@@ -78,7 +78,7 @@ def _failure_of(payload: Any) -> BaseException:
     from manyhands.crash import NotUnpicklable  # dear to import, and seldom needed
 
     error = unpack_failure(payload[0])
-    failure = NotUnpicklable(f"the function or an argument could not be rebuilt in the worker: {type(error).__name__}: {error}")
+    failure = NotUnpicklable(f"the function or an argument could not be rebuilt in the worker: {describe(error)}")
     failure.__cause__ = error
     return failure
 

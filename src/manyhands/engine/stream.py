@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import Deliver, JobCancelled, JobClosed, OutcomesTaken
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure
+from manyhands.engine.engine import JobEnded
 from manyhands.errors import TaskTimeout
 from manyhands.workers.protocol import Unsendable
 
@@ -217,7 +218,12 @@ class Stream:
                 failure = Failure(run.error, began := time.monotonic(), began)
                 self._queue.put(Deliver(self.job_id, start + first, 1, State.FAILED, failure, 0, -1))
             else:
-                self._engine.add(self.job_id, start + first, run, payload_bytes * len(run) // len(packed))
+                try:
+                    self._engine.add(self.job_id, start + first, run, payload_bytes * len(run) // len(packed))
+                except JobEnded:  # it was cancelled while these were drawn: they are not part of it
+                    self._exhausted = True
+                    self._next_index = start + first
+                    return
 
 
 def _sendable_runs(packed: list[Any]) -> Iterator[tuple[int, Any]]:

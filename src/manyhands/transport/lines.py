@@ -80,9 +80,13 @@ class OutputWriter:
                         self._thread = None
                         return
                 continue
-            with self.lock:
-                write_whole(stream, piece.decode("utf-8", "backslashreplace"))
-            self._written(len(piece))
+            try:
+                with self.lock:
+                    write_whole(stream, piece.decode("utf-8", "backslashreplace"))
+            except BaseException:  # a stream of the user's own, which may raise anything
+                sys.__excepthook__(*sys.exc_info())
+            finally:
+                self._written(len(piece))
 
     def _written(self, count: int) -> None:
         drained: list[Callable[[], None]] = []

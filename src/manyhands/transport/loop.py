@@ -63,11 +63,20 @@ class IoLoop:
     def acquire(self) -> None:
         """Keep the loop's thread alive until `release`."""
         with self._lock:
-            self._users += 1
             if self._thread is None:
-                self._open()
-                self._thread = threading.Thread(target=self._run, name="manyhands-io", daemon=True)
-                self._thread.start()
+                self._start()
+            self._users += 1
+
+    def _start(self) -> None:
+        """Begin to turn. Raises OSError or RuntimeError, and leaves nothing behind, when there is no descriptor or thread left."""
+        self._open()
+        thread = threading.Thread(target=self._run, name="manyhands-io", daemon=True)
+        self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            self._close()
+            raise
 
     def release(self) -> None:
         """End the loop's thread, when nobody else needs it."""
@@ -119,11 +128,17 @@ class IoLoop:
             pass
 
     def _open(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._wake_fds = os.pipe()
-        for fd in self._wake_fds:
+        wake_fds = os.pipe()
+        try:
+            self._selector = selectors.DefaultSelector()
+        except OSError:
+            for fd in wake_fds:
+                os.close(fd)
+            raise
+        self._wake_fds = wake_fds
+        for fd in wake_fds:
             os.set_blocking(fd, False)
-        self._selector.register(self._wake_fds[0], READ, self._drain)
+        self._selector.register(wake_fds[0], READ, self._drain)
         self._is_awake = True
 
     def _close(self) -> None:

@@ -17,7 +17,7 @@ from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, Wo
 from manyhands.core.tasks import Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
 from manyhands.transport.blobs import Blobs
-from manyhands.transport.failures import unpack_failure
+from manyhands.transport.failures import describe, unpack_failure
 from manyhands.transport.frames import HEADER, FrameReader, Kind
 from manyhands.transport.guard import shared_guard
 from manyhands.transport.lines import LineCutter, shared_output
@@ -282,7 +282,7 @@ class Channel:
         events: list[Event] = []
         if self._initializer_failure is not None:
             error = unpack_failure(self._initializer_failure)
-            failure = InitializerError(f"the initializer raised {type(error).__name__}: {error}; no task was run")
+            failure = InitializerError(f"the initializer raised {describe(error)}; no task was run")
             failure.__cause__ = error
             events.append(PoolFailed(failure))
         events.append(WorkerEnded(self._id, end, running))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CleanLauncher", "ContextLauncher", "Launched"]
 
 PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BOOT = "import sys; sys.path[:] = sys.argv[1:2] + sys.path; from manyhands.workers.process_child import main; main(sys.argv[2:])"
+BOOT = "import sys; sys.path.append(sys.argv[1]); from manyhands.workers.process_child import main; main(sys.argv[2:])"
 PIPE_BYTES = 1 << 20  # the most that Linux grants without privilege; fewer wake-ups for large arguments and results
 F_SETPIPE_SZ = 1031
 
@@ -181,7 +181,7 @@ class CleanLauncher:
     def __init__(self, initializer: bytes) -> None:
         self._initializer = initializer
         # Without `site`, which is half of an interpreter's start; what it would have added to sys.path is sent along.
-        self._command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-S", "-c", BOOT, PACKAGE_PARENT]  # type: ignore[attr-defined]
+        self._command = [sys.executable, *subprocess._args_from_interpreter_flags(), "-S", "-P", "-c", BOOT, PACKAGE_PARENT]  # type: ignore[attr-defined]
 
     def launch(self, _: list[int]) -> Launched:
         """Start a worker. Raises OSError when that cannot be done."""

@@ -4,8 +4,9 @@ Two threads: the main one takes batches and runs their items; the assistant wait
 recalls a batch it reports what has ended and gives back what has not begun, though the main thread is in the middle of an item.
 When the control pipe ends, the parent is dead, and so is everything here.
 
-Who may touch what: `pending` and `ended` are deques of which single ends are taken, which is atomic. `_reading` guards the data
-pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that results leave in order.
+Who may touch what: `pending` (one for each batch) and `ended` are deques of which single ends are taken, which is atomic.
+`_reading` guards the data pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that results
+leave in order.
 
 Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is,
 or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks
@@ -59,7 +60,7 @@ class Child:
         self._since = cell[8:].cast("d")
         self._functions: dict[int, Any] = {}
         self._loaded: set[int] = set()
-        self._pending: deque[Any] = deque()
+        self._current: tuple[int, deque[Any]] = (0, deque())  # id and pending items of the running batch, in one piece
         self._ended: deque[tuple[int, Any, float]] = deque()
         self._batch_id = 0
         self._batch_began = 0.0
@@ -120,6 +121,7 @@ class Child:
                 self._loaded.discard(frame_id)
             elif kind == Kind.FORGET:
                 self._functions.pop(frame_id, None)
+                self._loaded.discard(frame_id)
 
     def _next_frame(self) -> Frame | None:
         with self._reading:
@@ -138,11 +140,12 @@ class Child:
         running, since = self._running, self._since
         token = batch_id << OFFSET_BITS
         offset = -1
-        take = self._pending.popleft
+        pending = deque(items)
+        take = pending.popleft
         self._batch_began = now = clock()
         flush_at = now + FLUSH_S
         self._batch_id = batch_id
-        self._pending.extend(items)  # from here on it can be recalled
+        self._current = (batch_id, pending)  # from here on it can be recalled
         del items
         while True:
             try:
@@ -182,7 +185,7 @@ class Child:
 
                 item = value = None
                 put((FAILED if loaded else UNLOADABLE, pack_failure(error, hide_frames=1), now := clock()))
-            if now > flush_at and self._pending:
+            if now > flush_at and pending:
                 self._flush()
                 flush_at = now + FLUSH_S
         function = None
@@ -265,11 +268,14 @@ class Child:
 
     def _give_back(self, batch_id: int) -> None:
         """Report what has ended; give back what has not begun, of the running batch and of those that wait in the pipe."""
-        if self._batch_id == batch_id:
+        # 1. The assistant looks which batch is running. 2. The main thread ends it and begins the next. 3. What the assistant
+        # takes back is of the batch that it has looked at, for each has a deque of its own.
+        running_id, pending = self._current
+        if running_id == batch_id:
             count = 0
             while True:
                 try:
-                    self._pending.pop()
+                    pending.pop()
                 except IndexError:
                     break
                 count += 1

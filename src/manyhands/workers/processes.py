@@ -101,6 +101,7 @@ class ProcessWorkers:
     def start(self, worker_id: int, slot: int) -> Sequence[Event]:
         if not self._uses_loop:
             self._uses_loop = True
+            self._loop = shared_loop()  # not that of the process from which this one may have been forked since
             self._loop.acquire()
         channel = Channel(self, worker_id)
         self._channels[worker_id] = channel
@@ -115,10 +116,11 @@ class ProcessWorkers:
         items = batch.items
         function_ids: Any
         if work.style == CallStyle.CALL:
-            function_ids = [self._introduce(channel, function) for function, _ in items]
+            needed = {function for function, _ in items}
+            function_ids = [self._introduce(channel, function, needed) for function, _ in items]
             items = [(call,) for _, call in items]
         else:
-            function_ids = self._introduce(channel, work.function)  # type: ignore[arg-type]
+            function_ids = self._introduce(channel, work.function, {work.function})  # type: ignore[arg-type]
         body = pickle.dumps((int(work.style), function_ids, items, work.policy.records_times), payloads.PROTOCOL)
         channel.write(Kind.BATCH, batch.id, body)
         return ()
@@ -169,8 +171,8 @@ class ProcessWorkers:
         """The parent's descriptors of all channels, which a forked worker must close."""
         return [fd for channel in list(self._channels.values()) for fd in channel.descriptors()]
 
-    def _introduce(self, channel: Channel, function: bytes) -> int:
-        """The id of a function; its pickle is sent before the first batch that needs it."""
+    def _introduce(self, channel: Channel, function: bytes, needed: set[bytes]) -> int:
+        """The id of a function; its pickle is sent before the first batch that needs it, `needed` being all of that batch."""
         function_id = self._function_ids.get(function)
         if function_id is None:
             if len(self._function_ids) >= REGISTERED_FUNCTIONS:
@@ -179,13 +181,22 @@ class ProcessWorkers:
             self._next_function_id += 1
         known = channel.known_functions
         if function_id not in known:
-            if len(known) >= KNOWN_FUNCTIONS:
-                oldest = next(iter(known))
-                del known[oldest]
-                channel.write(Kind.FORGET, oldest, b"")
-            known[function_id] = None
             channel.write(Kind.FUNCTION, function_id, function)
+            if len(known) >= KNOWN_FUNCTIONS:
+                self._forget_oldest(channel, {self._function_ids.get(other) for other in needed})
+        else:
+            del known[function_id]
+        known[function_id] = None  # the one used last is forgotten last
         return function_id
+
+    @staticmethod
+    def _forget_oldest(channel: Channel, needed: set[int | None]) -> None:
+        """Let the worker forget the function that was not used for the longest time; but none that its next batch needs."""
+        known = channel.known_functions
+        oldest = next((known_id for known_id in known if known_id not in needed), None)
+        if oldest is not None:
+            del known[oldest]
+            channel.write(Kind.FORGET, oldest, b"")
 
 
 def _dumped_initializer(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bytes:

@@ -218,7 +218,10 @@ class Program:
             self._loop.watch(self._pidfd, READ, lambda _: self._on_exit())
 
     def _wait_elsewhere(self) -> None:
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:  # the program ignores SIGCHLD: the kernel has forgotten it already
+            pass
         self._loop.call_soon(self._on_exit)
 
     # ---- while it runs ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
+from manyhands.transport.failures import describe
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class ThreadWorkers:
             self._initializer(*self._initargs)
         except BaseException as error:
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
-            failure = InitializerError(f"the initializer raised {type(error).__name__}: {error}; no task was run")
+            failure = InitializerError(f"the initializer raised {describe(error)}; no task was run")
             failure.__cause__ = error
             end = WorkerEnd(reason=str(failure))
             self._tell(lambda: [PoolFailed(failure), *self._bury(hand, end)])
@@ -235,8 +236,8 @@ class ThreadWorkers:
 
 def _without_our_frame(error: BaseException) -> BaseException:
     """The traceback begins in the task's own code."""
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next or error.__traceback__
+    if error.__traceback__ is not None:  # not by assignment, which a frozen dataclass refuses
+        BaseException.with_traceback(error, error.__traceback__.tb_next or error.__traceback__)
     return error
 
 
