@@ -68,7 +68,7 @@ class IoLoop:
             self._users += 1
 
     def _start(self) -> None:
-        """Begin to turn. Raises OSError or RuntimeError, and leaves nothing behind, when there is no descriptor or thread left."""
+        """Begin to turn. Raises OSError or RuntimeError, and leaves nothing behind, when no descriptor or thread is left."""
         self._open()
         thread = threading.Thread(target=self._run, name="manyhands-io", daemon=True)
         self._thread = thread

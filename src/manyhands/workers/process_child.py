@@ -5,8 +5,8 @@ recalls a batch it reports what has ended and gives back what has not begun, tho
 When the control pipe ends, the parent is dead, and so is everything here.
 
 Who may touch what: `pending` (one for each batch) and `ended` are deques of which single ends are taken, which is atomic.
-`_reading` guards the data pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that results
-leave in order.
+`_reading` guards the data pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that
+results leave in order.
 
 Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is,
 or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks
