@@ -177,6 +177,9 @@ class RunningCommand:
         # Much output takes long to put together, and the future's callbacks are the user's: neither belongs into the I/O loop.
         shared_courier().carry(lambda: self._deliver(delivery))
 
+    def run_on(self) -> None:
+        """All was added."""
+
     def fail(self, error: BaseException) -> None:
         """The engine is broken."""
         self.future.set_exception(error)

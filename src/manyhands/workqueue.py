@@ -142,6 +142,9 @@ class WorkQueue:
         else:
             self._deliver_errors(delivery)
 
+    def run_on(self) -> None:
+        """All was added."""
+
     def fail(self, error: BaseException) -> None:
         """The engine is broken."""
         with self._changed:

@@ -39,6 +39,9 @@ class Sink(Protocol):
     def fail(self, error: BaseException) -> None:
         """The engine itself is broken: there will be no further outcome. Without the engine's lock."""
 
+    def run_on(self) -> None:
+        """The pool will take no more: add what is still to be added. Asked of streams only."""
+
 
 class JobEnded(RuntimeError):
     """A task was added to a job that has ended meanwhile."""
@@ -136,6 +139,13 @@ class Engine:
         """Take no more jobs and tasks; workers end when all is done. `cancel`: drop what has not begun."""
         self._closed = True
         self.feed(ev.PoolClosed(cancel))
+
+    def run_on(self) -> None:
+        """The program ends: let maps that nobody has read be run to their end, as `shutdown` does."""
+        with self._lock:
+            sinks = [self._sinks[job_id] for job_id in self._streams if job_id in self._sinks]
+        for sink in sinks:
+            sink.run_on()
 
     def close_when_unused(self) -> None:
         """The pool is forgotten: close as soon as no stream of it is open. A finalizer calls this, in whatever thread."""

@@ -38,10 +38,13 @@ def is_exiting() -> bool:
 
 def _wind_up() -> None:
     global _exiting
-    _exiting = True
     with _lock:
         engines = list(_living)
     was_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    for engine in engines:
+        if not engine.is_daemon and not was_interrupted:
+            engine.run_on()
+    _exiting = True
     try:
         for engine in engines:
             if engine.is_daemon or was_interrupted:  # who has pressed Ctrl-C does not want to wait for what is left

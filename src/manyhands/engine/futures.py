@@ -225,6 +225,9 @@ class Submissions:
         except BaseException:  # a callback that calls sys.exit, say: the others get their outcomes all the same
             sys.excepthook(*sys.exc_info())
 
+    def run_on(self) -> None:
+        """All was added."""
+
     def fail(self, error: BaseException) -> None:
         while self._futures:
             _, future = self._futures.popitem()

@@ -1,0 +1,120 @@
+"""Nasty things that a review has found, each of which once hung or lost something."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import os
+import sys
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import manyhands
+from manyhands import ProcessPool, ThreadPool
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from programs import RunScript
+
+PATIENCE_S = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int
+
+
+def refuse(code: int) -> None:
+    raise FrozenError(code)
+
+
+def test_more_functions_than_a_worker_remembers_travel_in_one_batch() -> None:
+    with ProcessPool(1) as pool:
+        futures = [pool.submit(partial(operator.add, number), 1) for number in range(3000)]
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(1, 3001))
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_an_error_that_refuses_attributes_arrives(kind: Any) -> None:
+    with manyhands.Pool(kind, 1) as pool:
+        future = pool.options(key="mine").submit(refuse, 3)
+        with pytest.raises(FrozenError) as caught:
+            future.result(PATIENCE_S)
+        assert caught.value.code == 3
+
+
+def test_a_callback_that_exits_costs_no_other_future_its_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    def leave(_: Future[Any]) -> None:
+        sys.exit(3)
+
+    gate = threading.Event()
+    with ThreadPool(1) as pool:
+        pool.submit(gate.wait, PATIENCE_S)
+        futures = [pool.submit(abs, -number) for number in range(500)]
+        for future in futures[::50]:
+            future.add_done_callback(leave)
+        gate.set()
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(500))
+
+
+def test_a_callback_may_run_a_command_and_wait_for_it() -> None:
+    seen: list[Any] = []
+    with ProcessPool(1) as pool:
+        future = pool.submit(abs, -1)
+        future.add_done_callback(lambda _: seen.append(manyhands.run(["echo", "hello"]).stdout))
+        future.result(PATIENCE_S)
+    assert seen == ["hello\n"]
+
+
+def test_a_killed_pool_begins_nothing_more() -> None:
+    begun: list[int] = []
+    pool = ThreadPool(1)
+    futures = [pool.submit(begun.append, number) for number in range(3)]
+    futures[-1].result(PATIENCE_S)
+    pool.kill()
+    with pytest.raises(RuntimeError):
+        pool.submit(begun.append, 4)
+    pool.shutdown()
+    assert begun == [0, 1, 2]
+
+
+def test_a_pool_may_be_made_before_a_fork_and_first_used_after_it(run_script: RunScript) -> None:
+    run_script("""
+        import os
+        from manyhands import ProcessPool
+        with ProcessPool(1) as first:
+            first.submit(abs, -1).result(20)
+            unused = ProcessPool(1)
+            pid = os.fork()
+            if not pid:
+                assert unused.submit(abs, -2).result(20) == 2
+                unused.shutdown()
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    """).succeeded()
+
+
+def test_a_map_that_nobody_reads_is_run_to_its_end_before_the_program_ends(run_script: RunScript) -> None:
+    ran = run_script("""
+        import manyhands
+        pool = manyhands.ThreadPool(2)
+        kept = pool.map(manyhands.print, range(2000))
+    """).succeeded()
+    assert len(ran.stdout.split()) == 2000
+
+
+def test_workers_import_nothing_from_the_current_folder(run_script: RunScript, tmp_path: Any) -> None:
+    folder = tmp_path / "untrusted"
+    folder.mkdir()
+    (folder / "pickle.py").write_text("raise SystemExit('planted')")
+    run_script(f"""
+        import os
+        from manyhands import ProcessPool
+        os.chdir({os.fspath(folder)!r})
+        with ProcessPool(1) as pool:
+            assert pool.submit(abs, -1).result(20) == 1
+    """).succeeded()
