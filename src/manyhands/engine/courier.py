@@ -42,11 +42,12 @@ class Courier:
                 thread = threading.Thread(target=self._run, name="manyhands-callbacks", daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:  # the process may have no more threads; one that there is will come to it
-                    if not self._threads:
-                        raise
-                    return
-                self._threads.add(thread.ident or 0)
+                    self._threads.add(thread.ident or 0)
+                except RuntimeError:  # the interpreter is ending (Python 3.12 and later), or there can be no more threads
+                    pass
+            if self._threads:
+                return
+        self._run_one(self._calls.get())  # then here
 
     @property
     def is_mine(self) -> bool:
@@ -74,14 +75,17 @@ class Courier:
                     return
             if call is None:
                 continue
-            try:
-                call()
-            except BaseException:  # a callback that calls sys.exit, say: it must not take those of others with it
-                sys.excepthook(*sys.exc_info())
+            self._run_one(call)
             del call
-            with self._changed:
-                self._outstanding -= 1
-                self._changed.notify_all()
+
+    def _run_one(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException:  # a callback that calls sys.exit, say: it must not take those of others with it
+            sys.excepthook(*sys.exc_info())
+        with self._changed:
+            self._outstanding -= 1
+            self._changed.notify_all()
 
 
 _shared = Courier()

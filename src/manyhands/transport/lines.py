@@ -49,8 +49,16 @@ class OutputWriter:
             self._is_idle.clear()
             self._pieces.put((stream, piece))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="manyhands-output", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="manyhands-output", daemon=True)
+                try:
+                    thread.start()
+                    self._thread = thread
+                    return
+                except RuntimeError:  # the interpreter is ending (Python 3.12 and later), or there can be no more threads
+                    pass
+            else:
+                return
+        self._write_waiting()
 
     @property
     def is_full(self) -> bool:
@@ -80,13 +88,25 @@ class OutputWriter:
                         self._thread = None
                         return
                 continue
+            self._write_one(stream, piece)
+
+    def _write_waiting(self) -> None:
+        """Write in the calling thread what nobody else will."""
+        while True:
             try:
-                with self.lock:
-                    write_whole(stream, piece.decode("utf-8", "backslashreplace"))
-            except BaseException:  # a stream of the user's own, which may raise anything
-                sys.__excepthook__(*sys.exc_info())
-            finally:
-                self._written(len(piece))
+                stream, piece = self._pieces.get_nowait()
+            except Empty:
+                return
+            self._write_one(stream, piece)
+
+    def _write_one(self, stream: StreamName, piece: bytes) -> None:
+        try:
+            with self.lock:
+                write_whole(stream, piece.decode("utf-8", "backslashreplace"))
+        except BaseException:  # a stream of the user's own, which may raise anything
+            sys.__excepthook__(*sys.exc_info())
+        finally:
+            self._written(len(piece))
 
     def _written(self, count: int) -> None:
         drained: list[Callable[[], None]] = []
