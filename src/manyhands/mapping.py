@@ -62,7 +62,6 @@ def result_stream(
     stream: Stream,
     errors: ErrorChoice,
     progress: Progress,
-    on_end: Callable[[], None] | None = None,
 ) -> Generator[Any, None, None]:
     """Give the results of a stream; to be advanced once before it is handed out, so that leaving it early always cleans up."""
     was_read = True
@@ -92,8 +91,6 @@ def result_stream(
     finally:
         stream.leave(was_read=was_read)
         progress.close()
-        if on_end is not None:
-            on_end()
 
 
 def _opened(values: Iterator[Any], errors: ErrorChoice) -> Iterator[Any]:
@@ -112,7 +109,6 @@ def outcome_stream(
     stream: Stream,
     kind: str,
     progress: Progress,
-    on_end: Callable[[], None] | None = None,
 ) -> Generator[Outcome[Any], None, None]:
     """Give the outcomes of a stream; to be advanced once before it is handed out."""
     keys = stream.keys
@@ -132,5 +128,3 @@ def outcome_stream(
     finally:
         stream.leave(was_read=was_read)
         progress.close()
-        if on_end is not None:
-            on_end()

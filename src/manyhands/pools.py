@@ -62,7 +62,7 @@ class Pool(Executor):
         more, and
             32 at most.
         initializer, initargs: called in each worker before its first task. Should it raise, every task fails with
-            `InitializerError`.
+            `InitializerError`; the kind "serial" calls it here and now.
         max_tasks_per_child: a worker process is replaced after so many tasks.
         mp_context: start worker processes by this `multiprocessing` context, for instance to inherit its queues through
         `initargs`;
@@ -313,11 +313,10 @@ class Pool(Executor):
         ordered: bool,
         errors: ErrorChoice,
         progress: ProgressChoice,
-        on_end: Callable[[], None] | None = None,
     ) -> Generator[Any, None, None]:
         shown = open_progress(progress, known_total(iterables))
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
-        results = result_stream(stream, errors, shown, on_end)
+        results = result_stream(stream, errors, shown)
         next(results)
         return results
 
@@ -330,12 +329,11 @@ class Pool(Executor):
         ordered: bool,
         progress: ProgressChoice,
         key: Callable[[Any], object] | None,
-        on_end: Callable[[], None] | None = None,
     ) -> Generator[Outcome[Any], None, None]:
         shown = open_progress(progress, known_total(iterables))
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
         stream.key_of_item = key
-        outcomes = outcome_stream(stream, self._kind, shown, on_end)
+        outcomes = outcome_stream(stream, self._kind, shown)
         next(outcomes)
         return outcomes
 
