@@ -72,21 +72,63 @@ class Crew:
         workers: by id.
         idle: ids of those that are IDLE; the last one in is the first one out, since its caches are warm.
         single: ids of those that are BUSY with exactly one batch and may be sent one ahead: neither late nor being stopped.
+        waiting: ids of those whose task waits for another task; somebody else may have their slots.
+        retiring: how many were asked to end.
+        may_exceed: there may be more workers than there are slots, because one has waited or the limit has sunk.
     """
 
-    __slots__ = ("_allowance", "_free_slots", "_next_id", "idle", "limit", "single", "workers")
+    __slots__ = (
+        "_allowance",
+        "_free_slots",
+        "_next_id",
+        "idle",
+        "limit",
+        "may_exceed",
+        "retiring",
+        "single",
+        "waiting",
+        "workers",
+    )
 
     def __init__(self, limit: int, allowance: int | None) -> None:
         self.limit = limit
         self.workers: dict[int, Worker] = {}
         self.idle: dict[int, None] = {}
         self.single: dict[int, None] = {}
+        self.waiting: dict[int, None] = {}
+        self.retiring = 0
+        self.may_exceed = False
         self._allowance = allowance
         self._next_id = 1
         self._free_slots: list[int] = []
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self.workers.values())
+
+    @property
+    def has_free_slot(self) -> bool:
+        """True when one more worker may be started."""
+        return len(self.workers) - len(self.waiting) < self.limit
+
+    @property
+    def surplus(self) -> int:
+        """How many workers there are too many, those left out that are about to end."""
+        return len(self.workers) - len(self.waiting) - self.retiring - self.limit
+
+    def resize(self, limit: int) -> None:
+        """Let there be more workers, or fewer."""
+        self.limit = limit
+        self.may_exceed = True
+
+    def wait(self, worker: Worker) -> None:
+        """What the worker runs waits for another task."""
+        self.waiting[worker.id] = None
+        self.single.pop(worker.id, None)
+        self.may_exceed = True
+
+    def resume(self, worker: Worker) -> None:
+        """It waits no more."""
+        self.waiting.pop(worker.id, None)
 
     def hire(self) -> Worker:
         """Make the record of a worker that is about to be started."""
@@ -125,12 +167,13 @@ class Crew:
         """Note that `worker` has nothing more to do with `batch`."""
         if worker.batches[0] is batch:
             worker.batches.popleft()
+            self.waiting.pop(worker.id, None)
         else:
             worker.batches.remove(batch)
         if worker.stop is not None or worker.state is WorkerState.STARTING:
             return  # it will be gone, or up, in a moment
         if worker.batches:
-            if not worker.batches[0].abandoned:
+            if not worker.batches[0].abandoned and worker.id not in self.waiting:
                 self.single[worker.id] = None
         else:
             self.single.pop(worker.id, None)
@@ -140,6 +183,7 @@ class Crew:
     def retire(self, worker: Worker) -> None:
         """The worker is asked to end; it is given nothing more."""
         worker.state = WorkerState.RETIRING
+        self.retiring += 1
         self.idle.pop(worker.id, None)
 
     def bury(self, worker: Worker) -> None:
@@ -148,3 +192,6 @@ class Crew:
         heapq.heappush(self._free_slots, worker.slot)
         self.idle.pop(worker.id, None)
         self.single.pop(worker.id, None)
+        self.waiting.pop(worker.id, None)
+        if worker.state is WorkerState.RETIRING:
+            self.retiring -= 1

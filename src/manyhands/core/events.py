@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from manyhands.core.states import State
-    from manyhands.core.tasks import Batch, Failure, Policy, Success, WorkerEnd
+    from manyhands.core.tasks import Batch, Failure, Policy, Success, Try, WorkerEnd
 
 __all__ = [
     "Action",
@@ -23,12 +23,14 @@ __all__ = [
     "EndJob",
     "Event",
     "ItemObserved",
+    "ItemOverLimit",
     "JobCancelled",
     "JobClosed",
     "JobOpened",
     "OutcomesTaken",
     "PoolClosed",
     "PoolFailed",
+    "PoolResized",
     "RecallBatch",
     "RetireWorker",
     "SendBatch",
@@ -38,7 +40,9 @@ __all__ = [
     "TasksAdded",
     "TimePassed",
     "WorkerEnded",
+    "WorkerResumed",
     "WorkerStarted",
+    "WorkerWaits",
 ]
 
 
@@ -80,10 +84,11 @@ class JobCancelled(NamedTuple):
 
 
 class TaskCancelled(NamedTuple):
-    """One task is not wanted. It has an effect only before the task has begun."""
+    """One task is not wanted. It has an effect only before the task has begun; or, with `stops`, where work can be stopped."""
 
     job_id: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    stops: bool = False
 
 
 class OutcomesTaken(NamedTuple):
@@ -105,6 +110,20 @@ class WorkerEnded(NamedTuple):
     worker_id: int
     end: WorkerEnd
     running: tuple[int, int] | None = None
+
+
+class WorkerWaits(NamedTuple):
+    """The task that a worker runs, one of this batch, waits for another task: meanwhile somebody else may have its slot."""
+
+    worker_id: int
+    batch_id: int
+
+
+class WorkerResumed(NamedTuple):
+    """It waits no more."""
+
+    worker_id: int
+    batch_id: int
 
 
 class BatchProgressed(NamedTuple):
@@ -132,8 +151,21 @@ class ItemObserved(NamedTuple):
     started_at: float
 
 
+class ItemOverLimit(NamedTuple):
+    """The running item of a batch, the one with this offset, takes more memory than it may: it is to be stopped."""
+
+    batch_id: int
+    offset: int
+
+
 class TimePassed(NamedTuple):
     """The time that `Scheduler.next_deadline` named has come."""
+
+
+class PoolResized(NamedTuple):
+    """There may be more workers than before, or fewer: then those that are too many retire when they have nothing to do."""
+
+    max_workers: int
 
 
 class PoolFailed(NamedTuple):
@@ -160,10 +192,14 @@ Event = (
     | OutcomesTaken
     | WorkerStarted
     | WorkerEnded
+    | WorkerWaits
+    | WorkerResumed
     | BatchProgressed
     | BatchReturned
     | ItemObserved
+    | ItemOverLimit
     | TimePassed
+    | PoolResized
     | PoolFailed
     | PoolClosed
 )
@@ -223,6 +259,7 @@ class Deliver(NamedTuple):
         result: a `Success` or `Failure` as the worker reported it, a `WorkerEnd`, an exception, or None.
         attempt: tries that were made.
         worker_id: of the last try, 0 when there was none.
+        history: the tries before the last one.
     """
 
     job_id: int
@@ -232,6 +269,7 @@ class Deliver(NamedTuple):
     result: Success | Failure | WorkerEnd | BaseException | None
     attempt: int
     worker_id: int
+    history: tuple[Try, ...] = ()
 
 
 class EndJob(NamedTuple):

@@ -124,6 +124,14 @@ def _check_limits(scheduler: Scheduler, job: Job) -> None:
     ended = sum(job.counts[state] for state in FINAL)
     if not 0 <= job.untaken <= ended:
         raise _broken("I8", f"{job.untaken} of the {ended} outcomes of job {job.id} were not taken", scheduler)
+    with_workers = {
+        index
+        for batch in scheduler.batches.values()
+        if batch.job_id == job.id and not batch.abandoned
+        for index in range(batch.start + batch.done, batch.start + len(batch.items))
+    }
+    if not job.unwanted <= with_workers:
+        raise _broken("I8", f"tasks {job.unwanted - with_workers} of job {job.id} are to be stopped, and run nowhere", scheduler)
     window = job.policy.window
     if window is not None and job.unfinished + job.untaken > window:
         raise _broken("I8", f"job {job.id} has {job.unfinished} + {job.untaken} tasks in a window of {window}", scheduler)
@@ -133,10 +141,16 @@ def _check_crew(scheduler: Scheduler) -> None:
     """I2, I8: slots, states and limits of the workers."""
     crew = scheduler.crew
     slots = [worker.slot for worker in crew]
-    if len(set(slots)) < len(slots) or len(slots) > crew.limit or not all(0 < slot <= crew.limit for slot in slots):
+    if len(set(slots)) < len(slots) or not all(slot > 0 for slot in slots):
+        raise _broken("I2", f"slots {slots} are taken", scheduler)
+    if not crew.may_exceed and (len(slots) > crew.limit or not all(slot <= crew.limit for slot in slots)):
         raise _broken("I2", f"slots {slots} of {crew.limit} are taken", scheduler)
-    if not crew.workers.keys() >= {*crew.idle, *crew.single}:
-        raise _broken("I2", f"of the free workers {[*crew.idle, *crew.single]} some do not live", scheduler)
+    if crew.surplus > 0 and (crew.idle or not crew.may_exceed):
+        raise _broken("I2", f"there are {crew.surplus} workers too many, and {list(crew.idle)} of them are kept", scheduler)
+    if not crew.workers.keys() >= {*crew.idle, *crew.single, *crew.waiting}:
+        raise _broken("I2", f"of the workers {[*crew.idle, *crew.single, *crew.waiting]} some do not live", scheduler)
+    if crew.retiring != sum(worker.state is WorkerState.RETIRING for worker in crew):
+        raise _broken("I2", f"{crew.retiring} workers are said to retire", scheduler)
     for worker in crew:
         if problem := _problem_of(scheduler, worker):
             raise _broken("I2", f"worker {worker.id} {problem}", scheduler)
@@ -156,6 +170,8 @@ def _problem_of(scheduler: Scheduler, worker: Worker) -> str:
         return "is listed as idle and is not, or the other way round"
     if worker.id in crew.single and (len(batches) != 1 or state is not WorkerState.BUSY or worker.stop or batches[0].abandoned):
         return "is listed as one that may be sent a batch ahead, and may not"
+    if worker.id in crew.waiting and (not batches or worker.id in crew.single):
+        return "waits for another task, and runs none or may be sent one"
     if batches and state in (WorkerState.IDLE, WorkerState.RETIRING):
         return f"has batches and is {state}"
     if state is WorkerState.BUSY and not batches and worker.stop is None:
@@ -174,8 +190,8 @@ def _check_queue(scheduler: Scheduler) -> None:
     waiting = [job.id for job in scheduler.jobs.values() if job.backlog]
     if sorted(queued) != sorted(waiting):
         raise _broken("I6", f"jobs {waiting} have READY tasks, and jobs {queued} are in the queue", scheduler)
-    priorities = [scheduler.jobs[job_id].policy.priority for job_id in queued]
-    if priorities != sorted(priorities, reverse=True):
+    ranks = [(job.policy.priority, job.policy.depth) for job in scheduler.workload.turns]
+    if ranks != sorted(ranks, reverse=True):
         raise _broken("I6", f"the queue {queued} is not in the order of priority", scheduler)
     ended = [job.id for job in scheduler.jobs.values() if job.closed and not job.unfinished]
     if ended:
@@ -192,9 +208,11 @@ def _check_nobody_idles(scheduler: Scheduler) -> None:
     if crew.idle:
         raise _broken("I6", f"workers {list(crew.idle)} idle while there are READY tasks", scheduler)
     is_probing = scheduler.start_failures > 0 and any(worker.state is WorkerState.STARTING for worker in crew)
-    if len(crew.workers) < crew.limit and scheduler.now >= scheduler.starts_again_at and not is_probing:
+    if crew.has_free_slot and scheduler.now >= scheduler.starts_again_at and not is_probing:
         raise _broken("I6", "a worker could be started, and none is", scheduler)
-    if scheduler.failure is not None or (scheduler.start_failures >= MAX_START_FAILURES and not crew.workers):
+    if scheduler.failure is not None or (
+        scheduler.start_failures >= MAX_START_FAILURES and len(crew.workers) == len(crew.waiting)
+    ):
         raise _broken("I6", "the pool has failed, and tasks still wait", scheduler)
 
 
@@ -309,7 +327,9 @@ class Ledger:
             is_over = batch.abandoned or scheduler.crew.workers[batch.worker_id].stop is not None
             if is_over or batch.id in watched or self.asked[batch.id]:
                 continue
-            if scheduler.jobs[batch.job_id].policy.timeout_s is not None:
+            job = scheduler.jobs[batch.job_id]
+            is_wanted = job.unwanted.isdisjoint(range(batch.start + batch.done, batch.start + len(batch.items)))
+            if job.policy.timeout_s is not None or (scheduler.can_stop and not is_wanted):
                 raise _broken("I7", f"nobody watches the time of batch {batch.id}", scheduler)
 
     def check_drained(self) -> None:
@@ -347,10 +367,12 @@ class CheckedScheduler(Scheduler):
 def names_what_is_over(scheduler: Scheduler, event: ev.Event) -> bool:
     """True for an event about a batch, worker or job that is no more."""
     match event:
-        case ev.BatchProgressed(batch_id) | ev.BatchReturned(batch_id) | ev.ItemObserved(batch_id):
+        case ev.BatchProgressed(batch_id) | ev.BatchReturned(batch_id) | ev.ItemObserved(batch_id) | ev.ItemOverLimit(batch_id):
             return batch_id not in scheduler.batches
         case ev.WorkerStarted(worker_id) | ev.WorkerEnded(worker_id):
             return worker_id not in scheduler.crew.workers
+        case ev.WorkerWaits(worker_id, batch_id) | ev.WorkerResumed(worker_id, batch_id):
+            return worker_id not in scheduler.crew.workers or batch_id not in scheduler.batches
         case ev.JobClosed(job_id) | ev.JobCancelled(job_id) | ev.TaskCancelled(job_id) | ev.OutcomesTaken(job_id):
             return job_id not in scheduler.jobs
     return False
@@ -359,5 +381,5 @@ def names_what_is_over(scheduler: Scheduler, event: ev.Event) -> bool:
 def _fingerprint(scheduler: Scheduler) -> Iterator[object]:
     yield story_of(scheduler)
     yield len(scheduler.timers)
-    yield (*scheduler.crew.idle, -1, *scheduler.crew.single)
+    yield (*scheduler.crew.idle, -1, *scheduler.crew.single, -1, *scheduler.crew.waiting)
     yield (scheduler.start_failures, scheduler.starts_again_at)

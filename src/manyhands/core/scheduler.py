@@ -14,7 +14,8 @@ from manyhands.core.crew import Crew, Stop, Worker, WorkerState
 from manyhands.core.deadlines import BatchIsLate, Deadlines, DelayOver, ItemIsDue, JobIsUnwanted, StartAgain, Timer
 from manyhands.core.jobs import batch_of
 from manyhands.core.states import State
-from manyhands.core.tasks import Batch, Failure, Success, Tries, WorkerEnd
+from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
+from manyhands.core.watch import Watch
 from manyhands.core.workload import Workload
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ __all__ = ["Scheduler"]
 
 MAX_START_FAILURES = 5  # in a row, without a report from any worker in between: then the pool fails instead of storming
 START_PAUSE_S = 0.05  # before the first further try to start a worker; doubled each time, up to 0.8 s
-ASK_AGAIN_S = 0.01  # when a late item could not be told apart from its neighbours yet
 
 
 class Scheduler:
@@ -44,6 +44,7 @@ class Scheduler:
         timers: what is to be looked at when (I7); stale ones among them.
         now: when the last event was handled.
         closing: workers retire when all is done.
+        can_stop: workers of this kind can be stopped by force.
         start_failures: workers in a row that died before they did anything, volleys counted once.
         starts_again_at: no worker is started before.
     """
@@ -57,9 +58,10 @@ class Scheduler:
         self.closing = False
         self.start_failures = 0
         self.starts_again_at = 0.0
-        self._can_stop = can_stop
+        self.can_stop = can_stop
         self._next_batch_id = 1
         self._actions: list[ev.Action] = []
+        self._watch = watch = Watch(self.workload, self.crew, self.batches, self.timers, can_stop=can_stop)
         self._handlers: dict[type, Callable[[Any], None]] = {
             ev.JobOpened: self._job_opened,
             ev.TasksAdded: self._tasks_added,
@@ -69,16 +71,20 @@ class Scheduler:
             ev.OutcomesTaken: self._outcomes_taken,
             ev.WorkerStarted: self._worker_started,
             ev.WorkerEnded: self._worker_ended,
+            ev.WorkerWaits: self._worker_waits,
+            ev.WorkerResumed: self._worker_resumed,
             ev.BatchProgressed: self._batch_progressed,
             ev.BatchReturned: self._batch_returned,
-            ev.ItemObserved: self._item_observed,
+            ev.ItemObserved: lambda event: watch.item_observed(event.batch_id, event.offset, event.started_at, self.now),
+            ev.ItemOverLimit: lambda event: watch.item_over_limit(event.batch_id, event.offset),
             ev.TimePassed: self._time_passed,
+            ev.PoolResized: lambda event: self.crew.resize(event.max_workers),
             ev.PoolFailed: self._pool_failed,
             ev.PoolClosed: self._pool_closed,
             DelayOver: lambda timer: self.workload.delay_over(timer.job_id, timer.span),
-            BatchIsLate: self._batch_is_late,
-            ItemIsDue: self._item_is_due,
-            JobIsUnwanted: self._job_is_unwanted,
+            BatchIsLate: lambda timer: watch.batch_is_late(timer, self.now),
+            ItemIsDue: lambda timer: watch.item_is_due(timer.batch_id),
+            JobIsUnwanted: lambda timer: watch.job_is_unwanted(timer.job_id),
             StartAgain: lambda _: None,
         }
 
@@ -92,6 +98,8 @@ class Scheduler:
         self._handlers[type(event)](event)
         if self.workload.turns:
             self._dispatch()
+        elif self.crew.may_exceed:
+            self._retire_surplus()
         if self.closing and self.crew.workers:
             self._retire_idle_workers()
         return actions
@@ -145,17 +153,14 @@ class Scheduler:
         if unwanted_at is not None and (job.unwanted_at is None or unwanted_at < job.unwanted_at):
             job.unwanted_at = unwanted_at
         self.workload.cancel(job)
-        if unwanted_at is not None and job.unfinished and self._can_stop:
-            self.timers.add(unwanted_at, JobIsUnwanted(job.id))
-        for worker in self.crew:
-            if any(batch.job_id == job.id for batch in worker.batches):
-                self._recall(worker)
+        if job.unfinished:
+            self._watch.job_cancelled(job)
         self.workload.end_if_done(job)
 
     def _task_cancelled(self, event: ev.TaskCancelled) -> None:
         job = self.jobs.get(event.job_id)
-        if job is not None:
-            self.workload.cancel_task(job, event.index)
+        if job is not None and not self.workload.cancel_task(job, event.index) and event.stops:
+            self._watch.task_unwanted(job, event.index)
 
     def _outcomes_taken(self, event: ev.OutcomesTaken) -> None:
         job = self.jobs.get(event.job_id)
@@ -167,6 +172,8 @@ class Scheduler:
     def _dispatch(self) -> None:
         """Send batches while there is work and a worker to take it (I6)."""
         crew, turns = self.crew, self.workload.turns
+        if crew.may_exceed:
+            self._retire_surplus()
         while turns and crew.idle:
             worker = crew.workers[next(reversed(crew.idle))]
             if worker.may_take <= 0:
@@ -176,7 +183,7 @@ class Scheduler:
         if not turns:
             return
         self._start_workers()
-        while turns and crew.single:
+        while turns and crew.single and not (crew.may_exceed and crew.surplus > 0):
             job = turns.first
             if not job.sizer.is_short:
                 return
@@ -196,18 +203,14 @@ class Scheduler:
         self.workload.turns.leave(job)
         self.workload.turns.join(job)
         self._actions.append(ev.SendBatch(worker.id, batch))
-        if len(batch.items) > 1 or len(worker.batches) > 1:
-            after_s = job.sizer.late_after_s(sum(len(sent.items) for sent in worker.batches))
-            self.timers.add(self.now + after_s, BatchIsLate(batch.id, after_s))
-        if job.policy.timeout_s is not None:
-            self.timers.add(self.now + job.policy.timeout_s, ItemIsDue(batch.id))
+        self._watch.batch_sent(worker, batch, job, self.now)
 
     # ---- workers come and go ----------------------------------------------------------------------------------------------
 
     def _start_workers(self) -> None:
         """Start workers for what nobody can take now. Each is sent its first batch at once, and runs it as soon as it is up."""
         crew, turns = self.crew, self.workload.turns
-        while turns and len(crew.workers) < crew.limit and self.now >= self.starts_again_at:
+        while turns and crew.has_free_slot and self.now >= self.starts_again_at:
             if self.start_failures and any(worker.state is WorkerState.STARTING for worker in crew):
                 return  # one at a time, until one succeeds
             worker = crew.hire()
@@ -217,6 +220,13 @@ class Scheduler:
     def _retire(self, worker: Worker) -> None:
         self.crew.retire(worker)
         self._actions.append(ev.RetireWorker(worker.id))
+
+    def _retire_surplus(self) -> None:
+        """Workers that are too many end when they have nothing to do: after a wait has ended, or the limit has sunk."""
+        crew = self.crew
+        while crew.idle and crew.surplus > 0:
+            self._retire(crew.workers[next(iter(crew.idle))])
+        crew.may_exceed = bool(crew.waiting) or crew.surplus > 0
 
     def _retire_idle_workers(self) -> None:
         """Once the pool is closed, a worker that has nothing to do and will get nothing to do ends."""
@@ -228,6 +238,24 @@ class Scheduler:
         worker = self.crew.workers.get(event.worker_id)
         if worker is not None and worker.state is WorkerState.STARTING:
             self.crew.is_up(worker)
+
+    def _worker_waits(self, event: ev.WorkerWaits) -> None:
+        worker = self._runs(event.worker_id, event.batch_id)
+        if worker is not None and worker.stop is None and worker.id not in self.crew.waiting:
+            self.crew.wait(worker)
+            self._watch.recall(worker)  # what was to come after the waiting task may be what it waits for
+
+    def _worker_resumed(self, event: ev.WorkerResumed) -> None:
+        worker = self._runs(event.worker_id, event.batch_id)
+        if worker is not None:
+            self.crew.resume(worker)
+
+    def _runs(self, worker_id: int, batch_id: int) -> Worker | None:
+        """The worker, if it is up and this batch is the one that it runs."""
+        worker = self.crew.workers.get(worker_id)
+        if worker is None or worker.state is not WorkerState.BUSY or not worker.batches or worker.batches[0].id != batch_id:
+            return None
+        return worker
 
     def _worker_ended(self, event: ev.WorkerEnded) -> None:
         worker = self.crew.workers.get(event.worker_id)
@@ -253,12 +281,18 @@ class Scheduler:
         if self.now < self.starts_again_at:
             return  # it was started together with another one that failed: one volley counts once
         self.start_failures += 1
-        if self.start_failures >= MAX_START_FAILURES and not self.crew.workers:
+        crew = self.crew
+        if self.start_failures >= MAX_START_FAILURES and len(crew.workers) == len(crew.waiting):
             text = f"no worker could be started, {self.start_failures} times in a row; the last one: {end.reason or end}"
             from manyhands.errors import WorkerStartError  # dear to import, and seldom needed
 
-            self._pool_failed(ev.PoolFailed(WorkerStartError(text)))
-            return
+            error = WorkerStartError(text)
+            if not crew.workers:
+                self.workload.fail(error)
+                return
+            # All workers wait for tasks that no worker is left to run: those fail, and so who waits for them goes on.
+            self.start_failures = 0
+            self.workload.give_up(error)
         self.starts_again_at = self.now + START_PAUSE_S * 2.0 ** (min(self.start_failures, MAX_START_FAILURES) - 1)
         self.timers.add(self.starts_again_at, StartAgain())
 
@@ -274,7 +308,7 @@ class Scheduler:
             self.workload.end_if_done(job)
         if event.cancel:
             for worker in self.crew:
-                self._recall(worker)
+                self._watch.recall(worker)
 
     # ---- batches ----------------------------------------------------------------------------------------------------------
 
@@ -308,7 +342,7 @@ class Scheduler:
             job.move(1, State.STOPPING, State.RUNNING, at=batch.start + stop.offset)
             worker.stop = Stop(0, 0, stop.reason)
         if type(result) is Success:
-            self.workload.conclude(job, start, count, State.RUNNING, State.SUCCEEDED, result, batch.tries.begun + 1, worker.id)
+            self.workload.conclude(job, start, count, State.RUNNING, State.SUCCEEDED, result, batch.tries, worker.id)
         else:
             self.workload.settle(job, batch, batch.done, State.RUNNING, State.FAILED, result, self.now)
 
@@ -349,7 +383,7 @@ class Scheduler:
             culprit = stop.offset if stop.batch_id == batch.id else -1
             before, state = State.STOPPING, stop.reason
         begun = max(begun, culprit + 1, batch.done)
-        again = Tries(batch.tries.begun + 1, batch.tries.charged)
+        again = batch.tries.then(State.READY, end, worker.id, charged=False)
         self.workload.put_back(job, batch.give_back(len(batch.items) - begun))
         if culprit >= batch.done:
             self.workload.put_back(job, batch.give_back(begun - culprit - 1, tries=again))
@@ -363,83 +397,6 @@ class Scheduler:
     def _time_passed(self, _: ev.TimePassed) -> None:
         for timer in self.timers.take_due(self.now):
             self._handlers[type(timer)](timer)
-
-    def _batch_is_late(self, timer: BatchIsLate) -> None:
-        batch = self.batches.get(timer.batch_id)
-        if batch is None:
-            return
-        worker = self.crew.workers[batch.worker_id]
-        self._recall(worker)
-        self.timers.add(self.now + 2 * timer.after_s, BatchIsLate(batch.id, 2 * timer.after_s))
-        job = self.jobs.get(batch.job_id)
-        if job is not None and job.unwanted_at is not None and job.unwanted_at <= self.now:
-            self._ask(worker)  # it was behind another batch when its job became unwanted
-
-    def _recall(self, worker: Worker) -> None:
-        """Ask for what has ended and what has not begun, so that nothing waits behind a slow task while others are free."""
-        if worker.batches:
-            self._actions.append(ev.RecallBatch(worker.id, worker.batches[0].id))
-
-    def _item_is_due(self, timer: ItemIsDue) -> None:
-        batch = self.batches.get(timer.batch_id)
-        if batch is not None and not batch.abandoned and self.crew.workers[batch.worker_id].stop is None:
-            self._actions.append(ev.AskProgress(batch.worker_id, batch.id))  # ItemObserved sets the next timer
-
-    def _ask(self, worker: Worker) -> None:
-        """Look at what a worker runs, unless it is being stopped."""
-        if worker.stop is None and worker.batches and not worker.batches[0].abandoned:
-            self._actions.append(ev.AskProgress(worker.id, worker.batches[0].id))
-
-    def _item_observed(self, event: ev.ItemObserved) -> None:
-        batch = self.batches.get(event.batch_id)
-        if batch is None or batch.abandoned:
-            return
-        worker = self.crew.workers[batch.worker_id]
-        job = self.jobs[batch.job_id]
-        due_at, reason = self._due(job, event.started_at)
-        if worker.stop is not None or due_at is None:
-            return
-        if not batch.done <= event.offset < len(batch.items):  # it is between two items, or has not begun the batch
-            self.timers.add(self.now + ASK_AGAIN_S, ItemIsDue(batch.id))
-        elif due_at > self.now:
-            self.timers.add(due_at, ItemIsDue(batch.id))
-        elif self._can_stop:
-            self._stop(job, batch, worker, event.offset, reason)
-        else:
-            self._abandon(job, batch, worker, event.offset)
-
-    def _due(self, job: Job, started_at: float) -> tuple[float | None, State]:
-        """When a task that began at `started_at` is to be stopped, and why."""
-        timeout_s, unwanted_at = job.policy.timeout_s, job.unwanted_at
-        timed_out_at = started_at + timeout_s if timeout_s is not None else None
-        if unwanted_at is None or not self._can_stop:  # there is no caller to free
-            return timed_out_at, State.TIMED_OUT
-        if timed_out_at is not None and timed_out_at < unwanted_at:
-            return timed_out_at, State.TIMED_OUT
-        return unwanted_at, State.CANCELLED
-
-    def _stop(self, job: Job, batch: Batch, worker: Worker, offset: int, reason: State) -> None:
-        job.move(1, State.RUNNING, State.STOPPING, at=batch.start + offset)
-        worker.stop = Stop(batch.id, offset, reason)
-        self.crew.single.pop(worker.id, None)
-        self._actions.append(ev.StopWorker(worker.id, batch.id, job.grace_s))
-
-    def _abandon(self, job: Job, batch: Batch, worker: Worker, offset: int) -> None:
-        """Free the caller of a task that cannot be stopped; its worker keeps the slot until it ends (I2)."""
-        self._recall(worker)
-        if batch.done == offset == len(batch.items) - 1:
-            batch.abandoned = True
-            self.crew.single.pop(worker.id, None)
-            attempts = batch.tries.begun + 1
-            self.workload.conclude(job, batch.start + offset, 1, State.RUNNING, State.TIMED_OUT, None, attempts, worker.id)
-            self.workload.end_if_done(job)
-        else:
-            self.timers.add(self.now + ASK_AGAIN_S, ItemIsDue(batch.id))
-
-    def _job_is_unwanted(self, timer: JobIsUnwanted) -> None:
-        for worker in self.crew:
-            if worker.batches and worker.batches[0].job_id == timer.job_id:
-                self._ask(worker)
 
     def _means_something(self, timer: Timer) -> bool:
         if isinstance(timer, BatchIsLate | ItemIsDue):

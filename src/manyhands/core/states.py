@@ -52,6 +52,7 @@ TRANSITIONS: dict[tuple[State, State], str] = {
     ): "its time is over on a worker that cannot be stopped: the caller is freed, the slot is kept",
     (State.RUNNING, State.CANCELLED): "nobody wants it and it had not begun when its batch was given back",
     (State.STOPPING, State.TIMED_OUT): "its worker was stopped, and it has no try left",
+    (State.STOPPING, State.CRASHED): "its worker was stopped because it took too much memory, and it has no try left",
     (State.STOPPING, State.CANCELLED): "its worker was stopped because nobody wants it",
     (State.STOPPING, State.READY): "its worker was stopped, and its next try needs no delay",
     (State.STOPPING, State.DELAYED): "its worker was stopped, and the next try waits",

@@ -5,10 +5,65 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+from manyhands.core.states import State
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Batch", "Failure", "Policy", "Span", "Success", "Tries", "WorkerEnd"]
+__all__ = ["Backoff", "Batch", "Failure", "Policy", "RetryOn", "Span", "Success", "Tries", "Try", "WorkerEnd"]
+
+MOST_DOUBLINGS = 30  # of a delay: beyond it no float would hold it
+
+
+class Backoff(NamedTuple):
+    """How long to wait before each further try.
+
+    Attributes:
+        initial_s: before the first retry.
+        factor: by which each further pause is longer.
+        most_s: no pause is longer.
+        jitter: from 0 to 1; a pause is shortened by up to this share, so that tasks that failed together do not all come back
+            together. It follows from the task's index and the try, not from chance: the core holds no randomness.
+    """
+
+    initial_s: float
+    factor: float = 2.0
+    most_s: float = 60.0
+    jitter: float = 0.0
+
+    def delay_before(self, attempt: int, task: int) -> float:
+        """Seconds to wait before try number `attempt` (2 is the first retry) of the task with this index."""
+        delay_s = min(self.initial_s * self.factor ** min(attempt - 2, MOST_DOUBLINGS), self.most_s)
+        return delay_s * (1.0 - self.jitter * _share_of(task, attempt)) if self.jitter else delay_s
+
+
+def _share_of(task: int, attempt: int) -> float:
+    """A number from 0 to 1 that looks random for neighbouring tasks and tries (Knuth's multiplicative hash, twice)."""
+    mixed = (task * 2654435761 + attempt * 40503) & 0xFFFFFFFF
+    mixed = ((mixed ^ mixed >> 15) * 2246822519) & 0xFFFFFFFF
+    return (mixed ^ mixed >> 13) / 2.0**32
+
+
+class RetryOn(NamedTuple):
+    """After which ends of a try there may be another.
+
+    Attributes:
+        errors: "module.qualname" of exception classes, subclasses included; None: whatever the task raises.
+        crash: its worker died.
+        timeout: its time was over.
+    """
+
+    errors: tuple[str, ...] | None = None
+    crash: bool = True
+    timeout: bool = True
+
+    def covers(self, state: State, result: Any) -> bool:
+        """True when a try that ended in `state` with `result` may be repeated."""
+        if state is State.CRASHED:
+            return self.crash
+        if state is State.TIMED_OUT:
+            return self.timeout
+        return self.errors is None or any(name in self.errors for name in result.types)
 
 
 class Policy(NamedTuple):
@@ -23,6 +78,12 @@ class Policy(NamedTuple):
         batch_size: tasks sent together; None: chosen from measured durations.
         window: most tasks that were added and whose outcomes were not yet taken; None: bounded by what keeps workers busy.
         records_times: report the start and duration of each task, not only of each batch.
+        retry_on: which ends of a try are repeated; None: all of them.
+        backoff: the pauses between tries; takes the place of `retry_delay_s`.
+        crash_retries: further tries after a crash, though `retries` or `retry_on` would not give as many.
+        captures: keep what each task writes, and do not show it.
+        depth: of nesting; 1 for what a task has submitted to its own pool. Deeper jobs go before others of their priority, since
+            somebody who holds memory and a worker waits for them.
     """
 
     timeout_s: float | None = None
@@ -33,14 +94,27 @@ class Policy(NamedTuple):
     batch_size: int | None = None
     window: int | None = None
     records_times: bool = False
+    retry_on: RetryOn | None = None
+    backoff: Backoff | None = None
+    crash_retries: int = 0
+    captures: bool = False
+    depth: int = 0
 
     def replace(self, **changes: Any) -> Policy:
         """The same policy but for `changes`."""
         return self._replace(**changes)
 
-    def delay_before(self, attempt: int) -> float:
-        """Seconds to wait before try number `attempt` (2 is the first retry)."""
-        return self.retry_delay_s * 2.0 ** min(attempt - 2, 30)
+    def delay_before(self, attempt: int, task: int = 0) -> float:
+        """Seconds to wait before try number `attempt` (2 is the first retry) of the task with this index."""
+        if self.backoff is not None:
+            return self.backoff.delay_before(attempt, task)
+        return self.retry_delay_s * 2.0 ** min(attempt - 2, MOST_DOUBLINGS)
+
+    def allows_another(self, charged: int, state: State, result: Any) -> bool:
+        """True when a task may be tried again after `charged` tries, of which the last ended in `state` with `result`."""
+        if state is State.CRASHED and charged <= self.crash_retries:
+            return True
+        return charged <= self.retries and (self.retry_on is None or self.retry_on.covers(state, result))
 
 
 @final
@@ -54,6 +128,7 @@ class Success(NamedTuple):
         ended_at: monotonic seconds at which the last ended.
         ends: monotonic seconds at which each ended, when the policy records times.
         payload_bytes: size of the values on their way; 0 where they stay in this process.
+        outputs: what each wrote, when the policy captures that.
     """
 
     count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
@@ -62,14 +137,22 @@ class Success(NamedTuple):
     ended_at: float
     ends: list[float] | None = None
     payload_bytes: int = 0
+    outputs: list[Any] | None = None
 
 
 class Failure(NamedTuple):
-    """One task of a batch has raised: the error in the form of the kind of worker, and its times as in `Success`."""
+    """One task of a batch has raised: the error in the form of the kind of worker, and its times as in `Success`.
+
+    Attributes:
+        types: "module.qualname" of the error's class and all its bases, for `RetryOn`.
+        output: what it wrote, when the policy captures that.
+    """
 
     payload: Any
     started_at: float
     ended_at: float
+    types: tuple[str, ...] = ()
+    output: Any = None
 
 
 class WorkerEnd(NamedTuple):
@@ -79,9 +162,12 @@ class WorkerEnd(NamedTuple):
         pid: 0 for a worker that is no process.
         exit_status, signal: one of them is set, when known.
         stderr_tail: the last lines that it wrote.
+        stack: where it was, as Python's fault handler saw it; empty when it did not.
         peak_memory_bytes: its largest resident size.
         reason: one sentence, for workers that could not even start.
         left_behind: what stopped work has left: the completed command with the output so far, for instance.
+        memory_limit_bytes: the limit that it was over when it was stopped for it.
+        output: what the running task wrote, when its policy captures that.
     """
 
     pid: int = 0
@@ -91,6 +177,26 @@ class WorkerEnd(NamedTuple):
     peak_memory_bytes: int | None = None
     reason: str = ""
     left_behind: Any = None
+    stack: str = ""
+    memory_limit_bytes: int | None = None
+    output: Any = None
+
+
+class Try(NamedTuple):
+    """A try that was not the last.
+
+    Attributes:
+        number: from 1.
+        state: how it ended: FAILED, TIMED_OUT or CRASHED; READY when its worker died for another's sake before the end of this
+            one was reported.
+        result: what the worker reported of it.
+        worker_id: where it was.
+    """
+
+    number: int
+    state: State
+    result: Any
+    worker_id: int
 
 
 class Tries(NamedTuple):
@@ -99,10 +205,17 @@ class Tries(NamedTuple):
     Attributes:
         begun: tries that began. An outcome reports it, so that a task that ran twice is known to have.
         charged: tries that count against `Policy.retries`. A task whose worker died for another's sake is not charged.
+        history: each of them, in order.
     """
 
     begun: int = 0
     charged: int = 0
+    history: tuple[Try, ...] = ()
+
+    def then(self, state: State, result: Any, worker_id: int, *, charged: bool) -> Tries:
+        """With one more try, which has ended in `state`."""
+        number = self.begun + 1
+        return Tries(number, self.charged + charged, (*self.history, Try(number, state, result, worker_id)))
 
 
 class Span:

@@ -13,32 +13,36 @@ if TYPE_CHECKING:
 __all__ = ["Turns"]
 
 
+Place = tuple[int, int, int, "Job"]  # (-priority, -depth, turn, job); no two have the same turn
+
+
 class Turns:
-    """The queue of all jobs that have READY tasks. A job that was served goes behind the others of its priority."""
+    """The queue of all jobs that have READY tasks. A job that was served goes behind the others of its priority and depth."""
 
     __slots__ = ("_last_turn", "_places", "_queue")
 
     def __init__(self) -> None:
-        self._queue: list[tuple[int, int, Job]] = []  # (-priority, turn, job); no two have the same turn
-        self._places: dict[int, tuple[int, int, Job]] = {}
+        self._queue: list[Place] = []
+        self._places: dict[int, Place] = {}
         self._last_turn = 0
 
     def __bool__(self) -> bool:
         return bool(self._queue)
 
     def __iter__(self) -> Iterator[Job]:
-        return iter([job for _, _, job in self._queue])
+        return iter([job for *_, job in self._queue])
 
     @property
     def first(self) -> Job:
         """The job that is to send the next batch."""
-        return self._queue[0][2]
+        return self._queue[0][3]
 
     def join(self, job: Job) -> None:
         """Let the job stand in the queue, if it has READY tasks and does not stand there yet."""
         if job.id not in self._places and job.backlog:
             self._last_turn += 1
-            place = (-job.policy.priority, self._last_turn, job)
+            policy = job.policy
+            place = (-policy.priority, -policy.depth, self._last_turn, job)
             self._places[job.id] = place
             insort(self._queue, place)
 

@@ -61,20 +61,27 @@ class Workload:
         job.closed = job.cancelled = True
         self._drop_waiting(job, State.CANCELLED, None)
 
-    def cancel_task(self, job: Job, index: int) -> None:
-        """Drop one task, if it has not begun."""
+    def cancel_task(self, job: Job, index: int) -> bool:
+        """Drop one task, if it has not begun; tell whether that was so."""
         if (tries := job.remove(index)) is not None:
-            self.conclude(job, index, 1, State.READY, State.CANCELLED, None, tries.begun, 0)
+            self._drop(job, index, 1, State.READY, State.CANCELLED, None, tries)
             if not job.backlog:
                 self.turns.leave(job)
         elif (span := next((span for span in job.delayed if span.start == index), None)) is not None:
             del job.delayed[span]
-            self.conclude(job, index, 1, State.DELAYED, State.CANCELLED, None, span.tries.begun, 0)
+            self._drop(job, index, 1, State.DELAYED, State.CANCELLED, None, span.tries)
+        else:
+            return False
         self.end_if_done(job)
+        return True
 
     def fail(self, error: BaseException) -> None:
         """Nothing can begin any more."""
         self.failure = error
+        self.give_up(error)
+
+    def give_up(self, error: BaseException) -> None:
+        """What waits now fails."""
         for job in list(self.jobs.values()):
             self._drop_waiting(job, State.FAILED, error)
             self.end_if_done(job)
@@ -83,10 +90,23 @@ class Workload:
         """Give all tasks of a job that are READY or DELAYED an outcome without (another) try."""
         self.turns.leave(job)
         for span in job.drop_backlog():
-            self.conclude(job, span.start, len(span.items), State.READY, state, result, span.tries.begun, 0)
+            self._drop(job, span.start, len(span.items), State.READY, state, result, span.tries)
         for span in job.delayed:
-            self.conclude(job, span.start, len(span.items), State.DELAYED, state, result, span.tries.begun, 0)
+            self._drop(job, span.start, len(span.items), State.DELAYED, state, result, span.tries)
         job.delayed.clear()
+
+    def _drop(
+        self, job: Job, start: int, count: int, before: State, state: State, result: BaseException | None, tries: Tries
+    ) -> None:
+        """Give tasks their outcome without (another) try."""
+        self._end(job, start, count, before, state)
+        self.actions.append(ev.Deliver(job.id, start, count, state, result, tries.begun, 0, tries.history))
+
+    @staticmethod
+    def _end(job: Job, start: int, count: int, before: State, state: State) -> None:
+        job.move(count, before, state, at=start)
+        if job.unwanted:
+            job.unwanted.difference_update(range(start, start + count))
 
     # ---- how tries end ----------------------------------------------------------------------------------------------------
 
@@ -97,25 +117,27 @@ class Workload:
         count: int,
         before: State,
         state: State,
-        result: Success | Failure | WorkerEnd | BaseException | None,
-        attempts: int,
+        result: Success | Failure | WorkerEnd | None,
+        tried: Tries,
         worker_id: int,
     ) -> None:
-        """Give `count` tasks their one outcome (I4)."""
-        job.move(count, before, state, at=start)
-        self.actions.append(ev.Deliver(job.id, start, count, state, result, attempts, worker_id))
+        """Give `count` tasks their one outcome (I4), after a try that came after what was `tried`."""
+        self._end(job, start, count, before, state)
+        self.actions.append(ev.Deliver(job.id, start, count, state, result, tried.begun + 1, worker_id, tried.history))
 
     def settle(
         self, job: Job, batch: Batch, offset: int, before: State, state: State, result: Failure | WorkerEnd, now: float
     ) -> None:
         """A try of one task did not succeed: give it another, or its outcome."""
-        tries = Tries(batch.tries.begun + 1, batch.tries.charged + 1)
         start = batch.start + offset
-        if tries.charged > job.policy.retries or job.cancelled or self.failure is not None:
-            self.conclude(job, start, 1, before, state, result, tries.begun, batch.worker_id)
+        charged = batch.tries.charged + 1
+        is_final = job.cancelled or self.failure is not None or start in job.unwanted
+        if is_final or not job.policy.allows_another(charged, state, result):
+            self.conclude(job, start, 1, before, state, result, batch.tries, batch.worker_id)
             return
+        tries = batch.tries.then(state, result, batch.worker_id, charged=True)
         span = Span(start, [batch.items[offset]], tries=tries, bytes_each=batch.bytes_each)
-        delay_s = job.policy.delay_before(tries.charged + 1)
+        delay_s = job.policy.delay_before(tries.charged + 1, start)
         if delay_s > 0:
             job.move(1, before, State.DELAYED, at=start)
             job.delayed[span] = None
@@ -131,14 +153,16 @@ class Workload:
             return
         count = len(span.items)
         if job.cancelled:
-            self.conclude(job, span.start, count, State.RUNNING, State.CANCELLED, None, span.tries.begun, 0)
+            self._drop(job, span.start, count, State.RUNNING, State.CANCELLED, None, span.tries)
             return
         job.move(count, State.RUNNING, State.READY, at=span.start)
         if self.failure is not None:
-            self.conclude(job, span.start, count, State.READY, State.FAILED, self.failure, span.tries.begun, 0)
-        else:
-            job.put_first(span)
-            self.turns.join(job)
+            self._drop(job, span.start, count, State.READY, State.FAILED, self.failure, span.tries)
+            return
+        job.put_first(span)
+        self.turns.join(job)
+        for index in job.unwanted.intersection(range(span.start, span.start + count)):
+            self.cancel_task(job, index)
 
     def delay_over(self, job_id: int, span: Span) -> None:
         """A task may have its next try, if it still waits for it."""
