@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from manyhands.oneline import map as map
     from manyhands.oneline import outcomes as outcomes
     from manyhands.pools import Pool as Pool
-    from manyhands.pools import ProcessPool as ProcessPool
-    from manyhands.pools import SerialPool as SerialPool
-    from manyhands.pools import ThreadPool as ThreadPool
     from manyhands.printing import print as print
+    from manyhands.standins import ProcessPool as ProcessPool
+    from manyhands.standins import SerialPool as SerialPool
+    from manyhands.standins import ThreadPool as ThreadPool
     from manyhands.workqueue import WorkQueue as WorkQueue
 
 # Importing manyhands stays cheap: each name is loaded when it is first used.
@@ -52,14 +52,14 @@ _HOMES = {
     "Outcome": "core.outcome",
     "Pool": "pools",
     "PoolError": "errors",
-    "ProcessPool": "pools",
+    "ProcessPool": "standins",
     "RemoteError": "errors",
     "RunningCommand": "commands",
-    "SerialPool": "pools",
+    "SerialPool": "standins",
     "State": "core.states",
     "TaskError": "errors",
     "TaskTimeout": "errors",
-    "ThreadPool": "pools",
+    "ThreadPool": "standins",
     "UsageError": "errors",
     "WorkQueue": "workqueue",
     "WorkerCrashed": "errors",

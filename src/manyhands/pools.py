@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core.tasks import Policy
@@ -22,7 +22,8 @@ from manyhands.engine.futures import Submissions
 from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
 from manyhands.observe.progress import open_progress
-from manyhands.policies import batch_size, check_max_tasks, policy_of, window
+from manyhands.policies import check_max_tasks, policy_of
+from manyhands.pool_options import Options
 from manyhands.workers.serial import SerialWorkers
 from manyhands.workers.threads import ThreadWorkers
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     Kind = Literal["thread", "process", "serial"]
     ProgressChoice = bool | Callable[[int, int | None], object]
 
-__all__ = ["Options", "Pool", "ProcessPool", "SerialPool", "ThreadPool"]
+__all__ = ["Pool"]
 
 INTERRUPT_GRACE_S = 0.5  # for running tasks to end by themselves after Ctrl-C
 NESTING = 1000  # how deep a task of a serial pool may submit to its own pool and wait: as deep as Python's own recursion
@@ -336,93 +337,3 @@ class Pool(Executor):
         outcomes = outcome_stream(stream, self._kind, shown)
         next(outcomes)
         return outcomes
-
-
-class Options:
-    """How calls of a pool are treated; made by `Pool.options`."""
-
-    __slots__ = ("_key", "_policy", "_pool")
-
-    def __init__(self, pool: Pool, policy: Policy, key: object) -> None:
-        self._pool = pool
-        self._policy = policy
-        self._key = key
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As `Pool.submit`, with these options."""
-        return self._pool._submissions_for(self._policy).submit(fn, args, kwargs, key=self._key)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        ordered: bool = True,
-        chunksize: int | Literal["auto"] = "auto",
-        buffersize: int | None = None,
-        errors: ErrorChoice = "raise",
-        progress: ProgressChoice = False,
-    ) -> Generator[T, None, None]:
-        """As `Pool.map`, with these options."""
-        policy = self._policy.replace(batch_size=batch_size(chunksize), window=window(buffersize))
-        return self._pool._map(policy, fn, iterables, ordered=ordered, errors=errors, progress=progress)
-
-    def outcomes(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        ordered: bool = True,
-        chunksize: int | Literal["auto"] = "auto",
-        buffersize: int | None = None,
-        progress: ProgressChoice = False,
-        key: Callable[[Any], object] | None = None,
-    ) -> Generator[Outcome[T], None, None]:
-        """As `Pool.outcomes`, with these options."""
-        policy = self._policy.replace(batch_size=batch_size(chunksize), window=window(buffersize), records_times=True)
-        return self._pool._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
-
-
-class ThreadPool(Pool, ThreadPoolExecutor):  # type: ignore[misc]  # two private attributes of the base are ours here
-    """A `Pool` of threads.
-
-    It counts as a `ThreadPoolExecutor`, so that `loop.set_default_executor` takes it, but shares no code with it.
-    """
-
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        thread_name_prefix: str = "",
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-    ) -> None:
-        super().__init__("thread", max_workers, initializer=initializer, initargs=initargs, thread_name_prefix=thread_name_prefix)
-
-
-class ProcessPool(Pool):
-    """A `Pool` of processes, with the signature of `ProcessPoolExecutor`."""
-
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        mp_context: BaseContext | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: tuple[Any, ...] = (),
-        *,
-        max_tasks_per_child: int | None = None,
-    ) -> None:
-        super().__init__(
-            "process",
-            max_workers,
-            initializer=initializer,
-            initargs=initargs,
-            max_tasks_per_child=max_tasks_per_child,
-            mp_context=mp_context,
-        )
-
-
-class SerialPool(Pool):
-    """A `Pool` without workers: each task runs in the thread that waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__("serial")
