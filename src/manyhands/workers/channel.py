@@ -53,7 +53,7 @@ class Channel:
         self._keeper = keeper
         self._id = worker_id
         self._loop = shared_loop()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come back here while its thread holds it
         self._unsent: deque[memoryview] = deque()
         self._launched: Launched | None = None
         self._is_over = False
@@ -145,6 +145,10 @@ class Channel:
             return
         with self._lock:
             self._launched = launched
+            # In front of all that was sent meanwhile. Large initargs fill the pipe, and the loop must not wait for the child.
+            head = HEADER.pack(len(launched.set_up), Kind.SETUP, 0)
+            self._unsent.extendleft((memoryview(launched.set_up), memoryview(head)))
+            launched.set_up = b""
             self._push()
             has_unsent = bool(self._unsent)
         loop = self._loop

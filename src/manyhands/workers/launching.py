@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.core.tasks import WorkerEnd
 from manyhands.transport import payloads
-from manyhands.transport.frames import Kind, write_frame
 from manyhands.transport.guard import shared_guard
 from manyhands.workers.process_child import CELL_BYTES, Child, _prepare_streams
 
@@ -40,6 +39,7 @@ class Launched:
         sentinel: a descriptor that becomes readable when the process has ended; None: the end of `from_child` says so.
         running, since: the two words of shared memory, see `process_child`.
         process: how to wait for it.
+        set_up: body of the SETUP frame, which is to be sent before anything else.
     """
 
     pid: int
@@ -52,6 +52,7 @@ class Launched:
     running: memoryview[int]
     since: memoryview[float]
     process: subprocess.Popen[bytes] | BaseProcess
+    set_up: bytes
 
     def descriptors(self) -> list[int]:
         """All of the parent's descriptors."""
@@ -67,7 +68,12 @@ class Launched:
         process = self.process
         if not isinstance(process, subprocess.Popen):
             process.join()
-            code = process.exitcode or 0
+            if process.exitcode is None:  # the program ignores SIGCHLD, or has waited for all of its children
+                process._popen.returncode = 0  # type: ignore[attr-defined]  # else it could be neither closed nor forgotten
+                process.join()
+                process.close()
+                return WorkerEnd(pid=self.pid)
+            code = process.exitcode
             process.close()  # it holds pipes until it is collected
             return WorkerEnd(pid=self.pid, exit_status=code if code >= 0 else None, signal=-code if code < 0 else None)
         try:
@@ -142,7 +148,7 @@ class _Pipes:
         for fd in self.open_fds:
             os.close(fd)
 
-    def launched(self, pid: int, process: Any) -> Launched:
+    def launched(self, pid: int, process: Any, set_up: tuple[Any, ...]) -> Launched:
         """Put it together."""
         return Launched(
             pid,
@@ -155,6 +161,7 @@ class _Pipes:
             self.running,
             self.since,
             process,
+            pickle.dumps(set_up, payloads.PROTOCOL),
         )
 
 
@@ -202,25 +209,13 @@ class CleanLauncher:
             pipes.abandon()
             raise
         pipes.hand_over()
-        _send_set_up(pipes.to_child, (list(sys.path), list(sys.argv), _authkey(), self._initializer))
-        return pipes.launched(process.pid, process)
+        return pipes.launched(process.pid, process, (list(sys.path), list(sys.argv), _authkey(), self._initializer))
 
 
 def _authkey() -> bytes | None:
     """The key of multiprocessing's managers, when the program uses multiprocessing."""
     module = sys.modules.get("multiprocessing.process")
     return bytes(module.current_process().authkey) if module is not None else None
-
-
-def _send_set_up(fd: int, set_up: tuple[Any, ...]) -> None:
-    # Before anything else, so it goes into the empty pipe; should it not fit, the child is reading already.
-    os.set_blocking(fd, True)
-    try:
-        write_frame(fd, Kind.SETUP, 0, pickle.dumps(set_up, payloads.PROTOCOL))
-    except BrokenPipeError:
-        pass  # it is dead already; that will be noticed
-    finally:
-        os.set_blocking(fd, False)
 
 
 class ContextLauncher:
@@ -237,14 +232,15 @@ class ContextLauncher:
 
         pipes = _Pipes()
         is_fork = self._context.get_start_method(allow_none=False) == "fork"
-        to_close = [*inherited, pipes.to_child, pipes.from_child, pipes.control, pipes.stdout, pipes.stderr] if is_fork else []
-        ends = [Connection(os.dup(fd)) for fd in (*pipes.child_fds, pipes.child_stdout, pipes.child_stderr)]
-        if is_fork:
-            to_close.extend((*pipes.child_fds, pipes.child_stdout, pipes.child_stderr))
-        process = self._context.Process(  # type: ignore[attr-defined]
-            target=_live, args=(ends, to_close, self._initializer, self._initargs), name="manyhands-worker"
-        )
+        child_ends = (*pipes.child_fds, pipes.child_stdout, pipes.child_stderr)
+        own_ends = (pipes.to_child, pipes.from_child, pipes.control, pipes.stdout, pipes.stderr)
+        to_close = [*inherited, *own_ends, *child_ends] if is_fork else []
+        ends: list[Connection] = []
         try:
+            ends.extend(Connection(os.dup(fd)) for fd in child_ends)
+            process = self._context.Process(  # type: ignore[attr-defined]
+                target=_live, args=(ends, to_close, self._initializer, self._initargs), name="manyhands-worker"
+            )
             process.start()
         except BaseException:
             pipes.abandon()
@@ -253,8 +249,7 @@ class ContextLauncher:
             for end in ends:
                 end.close()
         pipes.hand_over()
-        _send_set_up(pipes.to_child, (None, None, None, b""))
-        return pipes.launched(process.pid, process)
+        return pipes.launched(process.pid, process, (None, None, None, b""))
 
 
 def _live(ends: list[Any], to_close: list[int], initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
