@@ -5,7 +5,7 @@ from __future__ import annotations
 from manyhands.core.tasks import Policy
 from manyhands.errors import UsageError
 
-__all__ = ["batch_size", "check_max_tasks", "policy_of", "window"]
+__all__ = ["batch_size", "check_max_tasks", "check_max_workers", "policy_of", "window"]
 
 LARGEST_BATCH = 1 << 20  # a worker process counts the tasks of a batch in 24 bits, and nothing is gained beyond some thousands
 
@@ -17,6 +17,14 @@ def check_max_tasks(count: int | None) -> None:
             raise TypeError("max_tasks_per_child must be an integer")
         if count <= 0:
             raise UsageError("max_tasks_per_child must be >= 1")
+
+
+def check_max_workers(count: int) -> None:
+    """Raise when `count` cannot be a number of workers."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"max_workers must be a whole number, not {count!r}")
+    if count <= 0:
+        raise UsageError("max_workers must be greater than 0")
 
 
 def batch_size(chunksize: int | str) -> int | None:

@@ -22,7 +22,7 @@ from manyhands.engine.futures import Submissions
 from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
 from manyhands.observe.progress import open_progress
-from manyhands.policies import check_max_tasks, policy_of
+from manyhands.policies import check_max_tasks, check_max_workers, policy_of
 from manyhands.pool_options import Options
 from manyhands.workers.serial import SerialWorkers
 from manyhands.workers.threads import ThreadWorkers
@@ -235,18 +235,44 @@ class Pool(Executor):
         policy = policy_of(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize, records_times=True)
         return self._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def resize(self, max_workers: int) -> None:
+        """Have more workers, or fewer, from now on.
+
+        Workers that are too many end when they have done what they were given; new ones start when there is work for them.
+
+        Raises:
+            UsageError: for less than 1, and for the kind "serial", which has no workers.
+        """
+        check_max_workers(max_workers)
+        if self._kind == "serial":
+            raise UsageError("a serial pool has no workers of which there could be more or fewer")
+        self._max_workers = max_workers
+        self.engine.resize(max_workers)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, cancel_running: bool = False) -> None:
         """Take nothing more, and let the workers end when all that was submitted is done.
 
         Args:
             wait: return only then.
             cancel_futures: drop what has not begun. Without it, a map of which nothing was taken yet is run to its end, as
                 `concurrent.futures` does, so that its results can be read afterwards.
+            cancel_running: drop what has not begun, and stop what runs; its futures are cancelled.
+
+        Raises:
+            UsageError: `cancel_running` for workers that cannot be stopped. Nothing was done then.
         """
+        if cancel_running and not self.workers.can_stop:
+            raise UsageError(
+                f"a {self._kind} cannot be stopped: use shutdown(cancel_futures=True), which drops what has not begun, or"
+                " kind='process'"
+            )
+        cancel_futures = cancel_futures or cancel_running
         if not cancel_futures and not self.engine.is_closed:
             for stream in list(self._streams):
                 stream.run_on()
         self.engine.close(cancel=cancel_futures)
+        if cancel_running:
+            self.engine.stop_running()
         if wait:
             self.engine.wait()
             for thread in list(self._threads):

@@ -84,11 +84,15 @@ class JobCancelled(NamedTuple):
 
 
 class TaskCancelled(NamedTuple):
-    """One task is not wanted. It has an effect only before the task has begun; or, with `stops`, where work can be stopped."""
+    """One task is not wanted. It has an effect only before the task has begun; or, with `stops`, where work can be stopped.
+
+    `grace_s` takes the place of the policy's when it is not None.
+    """
 
     job_id: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     stops: bool = False
+    grace_s: float | None = None
 
 
 class OutcomesTaken(NamedTuple):

@@ -130,8 +130,10 @@ def _check_limits(scheduler: Scheduler, job: Job) -> None:
         if batch.job_id == job.id and not batch.abandoned
         for index in range(batch.start + batch.done, batch.start + len(batch.items))
     }
-    if not job.unwanted <= with_workers:
-        raise _broken("I8", f"tasks {job.unwanted - with_workers} of job {job.id} are to be stopped, and run nowhere", scheduler)
+    if not job.unwanted.keys() <= with_workers:
+        raise _broken(
+            "I8", f"tasks {job.unwanted.keys() - with_workers} of job {job.id} are to be stopped, and run nowhere", scheduler
+        )
     window = job.policy.window
     if window is not None and job.unfinished + job.untaken > window:
         raise _broken("I8", f"job {job.id} has {job.unfinished} + {job.untaken} tasks in a window of {window}", scheduler)
@@ -328,7 +330,7 @@ class Ledger:
             if is_over or batch.id in watched or self.asked[batch.id]:
                 continue
             job = scheduler.jobs[batch.job_id]
-            is_wanted = job.unwanted.isdisjoint(range(batch.start + batch.done, batch.start + len(batch.items)))
+            is_wanted = job.unwanted.keys().isdisjoint(range(batch.start + batch.done, batch.start + len(batch.items)))
             if job.policy.timeout_s is not None or (scheduler.can_stop and not is_wanted):
                 raise _broken("I7", f"nobody watches the time of batch {batch.id}", scheduler)
 

@@ -33,7 +33,8 @@ class Job:
         grace_s: between SIGTERM and SIGKILL for what is stopped: the policy's, or what the one who cancelled said.
         untaken: tasks with an outcome that the consumer has not taken.
         cancelled: what has not begun is dropped, and there are no more tries.
-        unwanted: tasks with a worker that were cancelled one by one: they have no further try, and are stopped if they run.
+        unwanted: tasks with a worker that were cancelled one by one, and the grace of each: they have no further try, and are
+            stopped if they run.
         unwanted_at: when what still runs of a cancelled job is to be stopped, None: not at all.
     """
 
@@ -68,7 +69,7 @@ class Job:
         self.closed = False
         self.cancelled = False
         self.unwanted_at: float | None = None
-        self.unwanted: set[int] = set()
+        self.unwanted: dict[int, float] = {}
         self._waiting_bytes = 0.0
         self._bytes_each = 0.0  # of the tasks that were added last
 

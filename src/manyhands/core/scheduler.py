@@ -160,7 +160,7 @@ class Scheduler:
     def _task_cancelled(self, event: ev.TaskCancelled) -> None:
         job = self.jobs.get(event.job_id)
         if job is not None and not self.workload.cancel_task(job, event.index) and event.stops:
-            self._watch.task_unwanted(job, event.index)
+            self._watch.task_unwanted(job, event.index, job.grace_s if event.grace_s is None else event.grace_s)
 
     def _outcomes_taken(self, event: ev.OutcomesTaken) -> None:
         job = self.jobs.get(event.job_id)

@@ -86,8 +86,11 @@ class Watch:
             if worker.batches and worker.batches[0].job_id == job_id:
                 self._ask(worker)
 
-    def task_unwanted(self, job: Job, index: int) -> None:
-        """A task is with a worker: take it back if it has not begun, else stop it if that can be."""
+    def task_unwanted(self, job: Job, index: int, grace_s: float) -> None:
+        """A task is with a worker: take it back if it has not begun, else stop it if that can be.
+
+        Who cannot wait for the grace that it was given may say so again, with a shorter one.
+        """
         for batch in self._batches.values():
             if (
                 batch.job_id != job.id
@@ -95,11 +98,15 @@ class Watch:
                 or not batch.start + batch.done <= index < batch.start + len(batch.items)
             ):
                 continue
-            job.unwanted.add(index)
             worker = self._crew.workers[batch.worker_id]
-            self.recall(worker)
-            if self._can_stop and worker.stop is None:
-                self._workload.actions.append(ev.AskProgress(worker.id, batch.id))
+            is_hastened = grace_s < job.unwanted.get(index, job.grace_s)
+            job.unwanted[index] = grace_s
+            if worker.stop is None:
+                self.recall(worker)
+                if self._can_stop:
+                    self._workload.actions.append(ev.AskProgress(worker.id, batch.id))
+            elif is_hastened and (worker.stop.batch_id, worker.stop.offset) == (batch.id, index - batch.start):
+                self._workload.actions.append(ev.StopWorker(worker.id, batch.id, grace_s))
             return
 
     # ---- due --------------------------------------------------------------------------------------------------------------
@@ -135,7 +142,8 @@ class Watch:
         elif due_at is not None and due_at > now:
             self._timers.add(due_at, ItemIsDue(batch.id))
         elif self._can_stop:
-            self._stop(job, batch, worker, offset, reason, job.grace_s)
+            grace_s = job.unwanted.get(batch.start + offset, job.grace_s) if job.unwanted else job.grace_s
+            self._stop(job, batch, worker, offset, reason, grace_s)
         else:
             self._abandon(job, batch, worker, offset, now)
 

@@ -106,7 +106,8 @@ class Workload:
     def _end(job: Job, start: int, count: int, before: State, state: State) -> None:
         job.move(count, before, state, at=start)
         if job.unwanted:
-            job.unwanted.difference_update(range(start, start + count))
+            for index in job.unwanted.keys() & range(start, start + count):
+                del job.unwanted[index]
 
     # ---- how tries end ----------------------------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class Workload:
             return
         job.put_first(span)
         self.turns.join(job)
-        for index in job.unwanted.intersection(range(span.start, span.start + count)):
+        for index in job.unwanted.keys() & range(span.start, span.start + count):
             self.cancel_task(job, index)
 
     def delay_over(self, job_id: int, span: Span) -> None:

@@ -135,6 +135,19 @@ class Engine:
         self.feed(ev.TimePassed())
         return True
 
+    def resize(self, max_workers: int) -> None:
+        """Let there be more workers, or fewer: those that are too many end when they have done what they were given."""
+        with self._lock:
+            self.max_workers = max_workers
+            self.feed(ev.PoolResized(max_workers))  # has no outcome to deliver
+
+    def stop_running(self) -> None:
+        """Drop what has not begun, and stop what runs, after `close`."""
+        with self._lock:
+            job_ids = list(self._scheduler.jobs)
+        for job_id in job_ids:
+            self.feed(ev.JobCancelled(job_id, 0.0))
+
     def close(self, *, cancel: bool) -> None:
         """Take no more jobs and tasks; workers end when all is done. `cancel`: drop what has not begun."""
         self._closed = True

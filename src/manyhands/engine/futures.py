@@ -12,7 +12,7 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Success
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import NotOpened, error_of, values_of
-from manyhands.errors import again, note
+from manyhands.errors import UsageError, again, note
 from manyhands.transport.blobs import Blobs
 from manyhands.transport.loop import shared_loop
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
@@ -40,7 +40,8 @@ class _Sealed:
 class TaskFuture(Future[Any]):
     """The future of one submitted task.
 
-    `cancel` works until the task is handed to a worker; `running` is True from then on.
+    `cancel` works until the task is handed to a worker; `running` is True from then on. `cancel_running` works until its end,
+    where the kind of worker can be stopped.
 
     Attributes:
         key: the caller's name for the task, None when none was given.
@@ -58,6 +59,33 @@ class TaskFuture(Future[Any]):
         if submissions is not None and not self.done():
             submissions.cancel(self._index)
         return self.cancelled()
+
+    def cancel_running(self, grace: float | None = None) -> bool:
+        """Cancel the task, and stop it if it runs already; tell whether it is cancelled or being stopped.
+
+        Its worker process and all of its children are stopped; what else that worker was given goes to another one, uncharged.
+        The future is cancelled when the work has really ended: wait for that with `concurrent.futures.wait`. A task that ends by
+        itself before the stop reaches it keeps its outcome.
+
+        Args:
+            grace: seconds between SIGTERM and SIGKILL; None: as the task's options say, at once as a rule. May be called again
+                with less.
+
+        Raises:
+            UsageError: it runs on a thread, which cannot be stopped; it goes on, but has no further try.
+        """
+        submissions = self._submissions
+        if submissions is None or self.done():
+            return self.cancelled()
+        if grace is not None and not grace >= 0:
+            raise UsageError(f"grace must be at least 0 seconds, not {grace!r}")
+        submissions.stop(self._index, grace)
+        if not self.done() and not submissions.can_stop:
+            raise UsageError(
+                f"a {submissions.kind} cannot be stopped: this task runs, and goes on to its end; use kind='process' for what is"
+                " to be stopped"
+            )
+        return self.cancelled() or not self.done()
 
     def running(self) -> bool:
         """True while a worker has the task."""
@@ -195,6 +223,20 @@ class Submissions:
         """Cancel one task, if that is still possible."""
         self._engine.feed(TaskCancelled(self._job_id, index))
 
+    def stop(self, index: int, grace_s: float | None) -> None:
+        """Cancel one task, also when it runs already; `grace_s` between SIGTERM and SIGKILL."""
+        self._engine.feed(TaskCancelled(self._job_id, index, stops=True, grace_s=grace_s))
+
+    @property
+    def can_stop(self) -> bool:
+        """True where a running task can be stopped."""
+        return self._workers.can_stop
+
+    @property
+    def kind(self) -> str:
+        """The kind of worker."""
+        return self._workers.kind
+
     def is_waiting(self, index: int) -> bool:
         """True when the task has not been handed to a worker."""
         return self._engine.is_waiting(self._job_id, index)
@@ -240,7 +282,7 @@ class Submissions:
             future.succeed(sealed)
 
     def _finish(self, future: TaskFuture, delivery: Deliver) -> None:
-        if delivery.state is State.CANCELLED and delivery.worker_id == 0:
+        if delivery.state is State.CANCELLED:
             future.drop()
         elif self._engine.kind == "process":
             # Rebuilding an exception runs user code.
