@@ -34,6 +34,7 @@ class Stop(NamedTuple):
     batch_id: int
     offset: int
     reason: State
+    grace_s: float = 0.0
 
 
 class Worker:

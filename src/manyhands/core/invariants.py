@@ -263,6 +263,7 @@ class Ledger:
         self.added = 0
         self.delivered = 0
         self._used: set[tuple[type[ev.Action], int]] = set()
+        self._graces: dict[int, float] = {}
 
     def record(self, event: ev.Event, actions: Sequence[ev.Action]) -> None:
         """Take note of one event and of what the scheduler made of it. Raises `InternalError` for what cannot be true."""
@@ -291,8 +292,10 @@ class Ledger:
                 self._use(ev.StartWorker, worker_id)
             case ev.SendBatch(_, batch):
                 self._use(ev.SendBatch, batch.id)
-            case ev.StopWorker(worker_id):
-                self._use(ev.StopWorker, worker_id)
+            case ev.StopWorker(worker_id, _, grace_s):
+                if grace_s >= self._graces.get(worker_id, float("inf")):
+                    raise InternalError(f"I5 does not hold: worker {worker_id} is stopped again, and not with a shorter grace")
+                self._graces[worker_id] = grace_s
             case ev.RetireWorker(worker_id):
                 self._use(ev.RetireWorker, worker_id)
             case ev.AskProgress(_, batch_id):

@@ -99,13 +99,14 @@ class Watch:
             ):
                 continue
             worker = self._crew.workers[batch.worker_id]
-            is_hastened = grace_s < job.unwanted.get(index, job.grace_s)
+            stop = worker.stop
             job.unwanted[index] = grace_s
-            if worker.stop is None:
+            if stop is None:
                 self.recall(worker)
                 if self._can_stop:
                     self._workload.actions.append(ev.AskProgress(worker.id, batch.id))
-            elif is_hastened and (worker.stop.batch_id, worker.stop.offset) == (batch.id, index - batch.start):
+            elif (stop.batch_id, stop.offset) == (batch.id, index - batch.start) and grace_s < stop.grace_s:
+                worker.stop = stop._replace(grace_s=grace_s)
                 self._workload.actions.append(ev.StopWorker(worker.id, batch.id, grace_s))
             return
 
@@ -178,7 +179,7 @@ class Watch:
 
     def _stop(self, job: Job, batch: Batch, worker: Worker, offset: int, reason: State, grace_s: float) -> None:
         job.move(1, State.RUNNING, State.STOPPING, at=batch.start + offset)
-        worker.stop = Stop(batch.id, offset, reason)
+        worker.stop = Stop(batch.id, offset, reason, grace_s)
         self._crew.single.pop(worker.id, None)
         self._workload.actions.append(ev.StopWorker(worker.id, batch.id, grace_s))
 

@@ -25,6 +25,7 @@ from manyhands.errors import TaskTimeout
 from manyhands.pools import Pool
 from manyhands.testing import sample_tasks as tasks
 from manyhands.testing.probes import PATIENCE_S, Gate, Source, raised_by
+from manyhands.testing.stopping import StoppingSuite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def pool_on(workers: Workers, max_workers: int = 2) -> Pool:
     return pool
 
 
-class ConformanceSuite:
+class ConformanceSuite(StoppingSuite):
     """What every kind promises.
 
     Attributes:
