@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from manyhands.commands import start as start
     from manyhands.core.commands import Command as Command
     from manyhands.core.completed import CompletedCommand as CompletedCommand
+    from manyhands.core.outcome import Attempt as Attempt
     from manyhands.core.outcome import Outcome as Outcome
     from manyhands.core.states import State as State
     from manyhands.engine.cpus import cpu_count as cpu_count
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from manyhands.oneline import outcomes as outcomes
     from manyhands.pools import Pool as Pool
     from manyhands.printing import print as print
+    from manyhands.retrying import Backoff as Backoff
     from manyhands.standins import ProcessPool as ProcessPool
     from manyhands.standins import SerialPool as SerialPool
     from manyhands.standins import ThreadPool as ThreadPool
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 # Importing manyhands stays cheap: each name is loaded when it is first used.
 _HOMES = {
+    "Attempt": "core.outcome",
+    "Backoff": "retrying",
     "Command": "core.commands",
     "CompletedCommand": "core.completed",
     "InitializerError": "errors",

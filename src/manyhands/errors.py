@@ -109,6 +109,8 @@ def again(error: BaseException) -> BaseException:
         return error
     fresh.__cause__ = error.__cause__
     fresh.__traceback__ = None
+    if getattr(fresh, "__notes__", None):  # a copy shares the list, and each caller adds notes of its own
+        fresh.__notes__ = list(fresh.__notes__)
     return fresh
 
 

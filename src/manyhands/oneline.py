@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from manyhands.core.outcome import Outcome
     from manyhands.mapping import ErrorChoice
     from manyhands.pools import Kind, ProgressChoice
+    from manyhands.retrying import Backoff, Causes, OnCrash
 
     T = TypeVar("T")
 
@@ -31,6 +32,9 @@ def map(
     timeout: float | None = None,
     errors: ErrorChoice = "raise",
     retries: int = 0,
+    retry_on: Causes | None = None,
+    backoff: float | Backoff | None = None,
+    on_crash: OnCrash | None = None,
     progress: ProgressChoice = False,
 ) -> Generator[T, None, None]:
     """Apply `fn` to the items in parallel and yield the results lazily, on a pool of its own.
@@ -58,6 +62,9 @@ def map(
             timeout=timeout,
             errors=errors,
             retries=retries,
+            retry_on=retry_on,
+            backoff=backoff,
+            on_crash=on_crash,
             progress=progress,
         ),
     )
@@ -74,6 +81,9 @@ def outcomes(
     buffersize: int | None = None,
     timeout: float | None = None,
     retries: int = 0,
+    retry_on: Causes | None = None,
+    backoff: float | Backoff | None = None,
+    on_crash: OnCrash | None = None,
     progress: ProgressChoice = False,
     key: Callable[[Any], object] | None = None,
 ) -> Generator[Outcome[T], None, None]:
@@ -89,6 +99,9 @@ def outcomes(
             buffersize=buffersize,
             timeout=timeout,
             retries=retries,
+            retry_on=retry_on,
+            backoff=backoff,
+            on_crash=on_crash,
             progress=progress,
             key=key,
         ),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 from manyhands.core.tasks import Policy
 from manyhands.errors import UsageError
+from manyhands.retrying import backoff_of, crash_retries_of, retry_on_of, seconds, whole_number
+
+if TYPE_CHECKING:
+    from manyhands.retrying import Backoff, Causes, OnCrash
 
 __all__ = ["batch_size", "check_max_tasks", "check_max_workers", "policy_of", "window"]
 
@@ -57,21 +64,25 @@ def policy_of(
     chunksize: int | str = "auto",
     buffersize: int | None = None,
     records_times: bool = False,
+    retry_on: Causes | None = None,
+    backoff: float | Backoff | None = None,
+    on_crash: OnCrash | None = None,
 ) -> Policy:
     """The policy that the options of a call mean. Raises UsageError for those that cannot be meant."""
-    if timeout is not None and timeout < 0:
-        raise UsageError(f"timeout must be None or at least 0 seconds, not {timeout!r}")
-    if retries < 0 or not isinstance(retries, int):
+    timeout_s = None if timeout is None else seconds("timeout", timeout, unit="seconds or None", may_be_endless=True)
+    tries = whole_number("retries", retries)
+    if tries < 0:
         raise UsageError(f"retries must be a whole number, 0 or more, not {retries!r}")
-    if retry_delay < 0 or grace < 0:
-        raise UsageError("retry_delay and grace must be at least 0 seconds")
     return Policy(
-        timeout_s=timeout,
-        retries=retries,
-        retry_delay_s=retry_delay,
-        priority=priority,
-        grace_s=grace,
+        timeout_s=None if timeout_s == math.inf else timeout_s,
+        retries=tries,
+        retry_delay_s=seconds("retry_delay", retry_delay),
+        priority=whole_number("priority", priority),
+        grace_s=seconds("grace", grace),
         batch_size=batch_size(chunksize),
         window=window(buffersize),
         records_times=records_times,
+        retry_on=retry_on_of(retry_on, on_crash),
+        backoff=backoff_of(backoff, retry_delay),
+        crash_retries=crash_retries_of(on_crash),
     )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from manyhands.core.outcome import Outcome
     from manyhands.engine.stream import Stream
+    from manyhands.retrying import Backoff, Causes, OnCrash
     from manyhands.workers.protocol import Workers
 
     P = ParamSpec("P")
@@ -158,6 +159,9 @@ class Pool(Executor):
         key: object = None,
         retry_delay: float = 0.0,
         grace: float = 0.0,
+        retry_on: Causes | None = None,
+        backoff: float | Backoff | None = None,
+        on_crash: OnCrash | None = None,
     ) -> Options:
         """Say how the calls that follow are treated; `pool.options(timeout=5, retries=2).submit(fn, ...)`.
 
@@ -166,12 +170,26 @@ class Pool(Executor):
             stopped:
                 its caller is freed and the slot stays taken.
             retries: further tries after a failure, a time-out or a crash. Threads: a time-out is final, since the try still runs.
+            retry_on: what `retries` covers: exception classes, "error", "crash", "timeout", or a tuple of these. A class covers
+                what `except` would catch by it, `WorkerCrashed` and `TaskTimeout` included. None: everything.
+            backoff: seconds before the first retry, about doubled before each further one, or a `Backoff`.
+            on_crash: "retry": after a crash, 2 further tries even with `retries=0`; "fail": none, even with `retries`. None: as
+                `retries` and `retry_on` say.
             priority: higher ones go first among the tasks that wait.
             key: your name for the task; it is in the error that it ends with.
-            retry_delay: seconds before the first retry, doubled before each further one.
+            retry_delay: seconds before the first retry, doubled before each further one; the plain form of `backoff`.
             grace: seconds between SIGTERM and SIGKILL for a process that is stopped.
         """
-        policy = policy_of(timeout=timeout, retries=retries, priority=priority, retry_delay=retry_delay, grace=grace)
+        policy = policy_of(
+            timeout=timeout,
+            retries=retries,
+            priority=priority,
+            retry_delay=retry_delay,
+            grace=grace,
+            retry_on=retry_on,
+            backoff=backoff,
+            on_crash=on_crash,
+        )
         return Options(self, policy, key)
 
     def map(  # `timeout` counts for each item, see below
@@ -185,6 +203,9 @@ class Pool(Executor):
         timeout: float | None = None,
         errors: ErrorChoice = "raise",
         retries: int = 0,
+        retry_on: Causes | None = None,
+        backoff: float | Backoff | None = None,
+        on_crash: OnCrash | None = None,
         progress: ProgressChoice = False,
     ) -> Generator[T, None, None]:
         """Apply `fn` to the items in parallel and yield the results lazily.
@@ -202,6 +223,7 @@ class Pool(Executor):
                 killed, the others go on. 0: do not wait, raise when the next result is not there.
             errors: "raise" the first error; "return" the exception in place of a result; "skip" the item.
             retries: further tries of an item after a failure, a time-out or a crash.
+            retry_on, backoff, on_crash: see `options`.
             progress: True: a bar on standard error; a callable: called as `progress(done, total)`.
 
         Raises:
@@ -211,7 +233,15 @@ class Pool(Executor):
         """
         if errors not in ("raise", "return", "skip"):
             raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
-        policy = policy_of(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize)
+        policy = policy_of(
+            timeout=timeout,
+            retries=retries,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            retry_on=retry_on,
+            backoff=backoff,
+            on_crash=on_crash,
+        )
         return self._map(policy, fn, iterables, ordered=ordered, errors=errors, progress=progress)
 
     def outcomes(
@@ -224,6 +254,9 @@ class Pool(Executor):
         buffersize: int | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        retry_on: Causes | None = None,
+        backoff: float | Backoff | None = None,
+        on_crash: OnCrash | None = None,
         progress: ProgressChoice = False,
         key: Callable[[Any], object] | None = None,
     ) -> Generator[Outcome[T], None, None]:
@@ -232,7 +265,16 @@ class Pool(Executor):
         Args:
             key: gives an item its name, `Outcome.key`; None: its index.
         """
-        policy = policy_of(timeout=timeout, retries=retries, chunksize=chunksize, buffersize=buffersize, records_times=True)
+        policy = policy_of(
+            timeout=timeout,
+            retries=retries,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            records_times=True,
+            retry_on=retry_on,
+            backoff=backoff,
+            on_crash=on_crash,
+        )
         return self._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
 
     def resize(self, max_workers: int) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Backoff", "Batch", "Failure", "Policy", "RetryOn", "Span", "Success", "Tries", "Try", "WorkerEnd"]
 
 MOST_DOUBLINGS = 30  # of a delay: beyond it no float would hold it
+FIRST_KEPT, LAST_KEPT = 8, 24  # tries of one task: with retries=10**6, those in between would fill the memory
 
 
 class Backoff(NamedTuple):
@@ -205,7 +206,7 @@ class Tries(NamedTuple):
     Attributes:
         begun: tries that began. An outcome reports it, so that a task that ran twice is known to have.
         charged: tries that count against `Policy.retries`. A task whose worker died for another's sake is not charged.
-        history: each of them, in order.
+        history: each of them, in order; of very many, the first and the last ones.
     """
 
     begun: int = 0
@@ -215,7 +216,10 @@ class Tries(NamedTuple):
     def then(self, state: State, result: Any, worker_id: int, *, charged: bool) -> Tries:
         """With one more try, which has ended in `state`."""
         number = self.begun + 1
-        return Tries(number, self.charged + charged, (*self.history, Try(number, state, result, worker_id)))
+        history = (*self.history, Try(number, state, result, worker_id))
+        if len(history) > FIRST_KEPT + LAST_KEPT:
+            history = (*history[:FIRST_KEPT], *history[-LAST_KEPT:])
+        return Tries(number, self.charged + charged, history)
 
 
 class Span:

@@ -7,9 +7,10 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.outcome import Outcome
+from manyhands.core.outcome import Attempt, Outcome
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.engine.stories import end_of, reason_of, tell
 from manyhands.errors import TaskTimeout, again
 from manyhands.transport.blobs import Blobs, open_blob
 from manyhands.transport.failures import describe, unpack_failure
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from manyhands.core.events import Deliver
+    from manyhands.core.tasks import Try
 
 __all__ = ["NotOpened", "error_of", "outcomes_of", "values_of"]
 
@@ -56,18 +58,24 @@ def _opened(blob: bytes) -> Any:
 
 
 def error_of(delivery: Deliver, policy: Policy) -> BaseException:
-    """Make the exception for tasks that did not succeed."""
-    result = delivery.result
+    """Make the exception for tasks that did not succeed; its notes tell of the tries before."""
+    error = _error_from(delivery.state, delivery.result, policy, delivery.attempt)
+    if delivery.history:
+        tell(error, delivery.history, policy)
+    return error
+
+
+def _error_from(state: State, result: Any, policy: Policy, attempt: int) -> BaseException:
     if isinstance(result, BaseException):
         return again(result)
     if isinstance(result, Failure):
         return _failure_of(result.payload)
-    if delivery.state is State.CANCELLED:
+    if state is State.CANCELLED:
         return CancelledError()
-    if delivery.state is State.TIMED_OUT:
+    if state is State.TIMED_OUT:
         return _timeout_of(policy, result)
-    assert isinstance(result, WorkerEnd), f"{delivery} has no reason"
-    return _crash_of(result, delivery.attempt)
+    assert isinstance(result, WorkerEnd), f"try {attempt} is {state} without a reason: {result!r}"
+    return _crash_of(result, attempt)
 
 
 def _failure_of(payload: Any) -> BaseException:
@@ -94,14 +102,9 @@ def _timeout_of(policy: Policy, result: Success | WorkerEnd | None) -> TaskTimeo
 def _crash_of(end: WorkerEnd, attempt: int) -> BaseException:
     from manyhands.crash import WorkerCrashed  # dear to import, and seldom needed
 
-    if end.signal is not None:
-        cause = f"was killed by {_signal_name(end.signal)}"
-        if end.signal == signals.SIGKILL:
-            cause += " (if nobody sent it, probably by the kernel because memory ran out)"
-    elif end.exit_status is not None:
-        cause = f"ended with exit status {end.exit_status}"
-    else:
-        cause = "ended"
+    cause = end_of(end)
+    if end.signal == signals.SIGKILL:
+        cause += " (if nobody sent it, probably by the kernel because memory ran out)"
     text = f"the worker (pid {end.pid}) {cause} while it ran this task, in try {attempt}"
     if end.stderr_tail:
         text += "; the last lines of its standard error:\n" + end.stderr_tail
@@ -114,13 +117,6 @@ def _crash_of(end: WorkerEnd, attempt: int) -> BaseException:
         stderr_tail=end.stderr_tail,
         peak_memory_bytes=end.peak_memory_bytes,
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def outcomes_of(
@@ -139,6 +135,10 @@ def outcomes_of(
         for offset, value in enumerate(values_of(result.payload)):
             index = delivery.start + offset
             failed = type(value) is NotOpened
+            at, took_s = began + MONOTONIC_TO_EPOCH_S, ends[offset] - began
+            history: tuple[Attempt, ...] = ()
+            if delivery.history:
+                history = _history(delivery, policy, kind, value.error if failed else None, at, took_s)
             yield Outcome(
                 index=index,
                 key=key_of(index),
@@ -147,8 +147,9 @@ def outcomes_of(
                 error=value.error if failed else None,
                 attempts=delivery.attempt,
                 worker=worker,
-                started_at=began + MONOTONIC_TO_EPOCH_S,
-                duration_s=ends[offset] - began,
+                started_at=at,
+                duration_s=took_s,
+                history=history,
             )
             del value
             began = ends[offset]
@@ -157,13 +158,57 @@ def outcomes_of(
     if isinstance(result, Failure):
         began_at, duration_s = result.started_at + MONOTONIC_TO_EPOCH_S, result.ended_at - result.started_at
     for index in range(delivery.start, delivery.start + delivery.count):
+        error = error_of(delivery, policy)
         yield Outcome(
             index=index,
             key=key_of(index),
             state=delivery.state,
-            error=error_of(delivery, policy),
+            error=error,
             attempts=delivery.attempt,
             worker=worker,
             started_at=began_at,
             duration_s=duration_s,
+            history=_history(delivery, policy, kind, error, began_at, duration_s) if delivery.history else (),
         )
+
+
+def _history(
+    delivery: Deliver,
+    policy: Policy,
+    kind: str,
+    error: BaseException | None,
+    began_at: float | None,
+    duration_s: float | None,
+) -> tuple[Attempt, ...]:
+    """All tries of a task that had several, the last included: it ended with `error`."""
+    tries = [_attempt_of(one, policy, kind) for one in delivery.history]
+    if delivery.attempt > delivery.history[-1].number:  # else it was dropped while it waited for another try
+        result = delivery.result
+        is_rebuilt = delivery.state is not State.SUCCEEDED or error is None
+        last = Attempt(
+            delivery.attempt,
+            delivery.state if is_rebuilt else State.FAILED,
+            reason=reason_of(delivery.state, result, policy) if is_rebuilt else describe(error),  # type: ignore[arg-type]
+            error=error,
+            worker=f"{kind}-{delivery.worker_id}",
+            pid=(result.pid or None) if isinstance(result, WorkerEnd) else None,
+            started_at=began_at,
+            duration_s=duration_s,
+        )
+        tries.append(last)
+    return tuple(tries)
+
+
+def _attempt_of(one: Try, policy: Policy, kind: str) -> Attempt:
+    result = one.result
+    is_failure = isinstance(result, Failure)
+    return Attempt(
+        one.number,
+        one.state,
+        reason=reason_of(one.state, result, policy),
+        error=None if one.state is State.READY else lambda: _error_from(one.state, result, policy, one.number),
+        worker=f"{kind}-{one.worker_id}",
+        pid=(result.pid or None) if isinstance(result, WorkerEnd) else None,
+        started_at=result.started_at + MONOTONIC_TO_EPOCH_S if is_failure else None,
+        duration_s=result.ended_at - result.started_at if is_failure else None,
+    )

@@ -129,6 +129,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if self._definitions is not None:
             return define_class, (self._define(obj, self._definitions),)
         make, arguments, attributes, _, _, set_state = reduced
+        attributes[0].setdefault("__qualname__", obj.__qualname__)  # else it would be its bare name, in tracebacks as well
         return make, arguments, (set_state, attributes), None, None, complete_class
 
     def _reduce_object(self, obj: Any) -> Any:

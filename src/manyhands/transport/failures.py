@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     # type name, text, notes, body
     _Record: TypeAlias = tuple[str, str, list[str], _Body]
 
-__all__ = ["describe", "pack_failure", "unpack_failure"]
+__all__ = ["class_name", "describe", "pack_failure", "types_of", "unpack_failure", "words_of"]
 
 MAX_TEXT = 64 * 1024  # characters of a text or a traceback: a screenful of thousands of lines, yet no burden on a pipe
 _MAX_DEPTH = 10  # exceptions within arguments of exceptions; also ends those that contain themselves
@@ -74,9 +74,36 @@ def unpack_failure(packed: bytes | bytearray | memoryview) -> BaseException:
 
 def describe(error: BaseException, max_length: int = 200) -> str:
     """One short line: `ValueError: text`. Never raises."""
-    text = " ".join(_text_of(error).split())
-    line = f"{_type_name(type(error))}: {text}" if text else _type_name(type(error))
+    return _line(_type_name(type(error)), _text_of(error), max_length)
+
+
+def _line(type_name: str, text: str, max_length: int) -> str:
+    text = " ".join(text.split())
+    line = f"{type_name}: {text}" if text else type_name
     return line if len(line) <= max_length else f"{line[: max_length - 3]}..."
+
+
+def words_of(packed: bytes | bytearray | memoryview) -> str:
+    """What `describe` says of the exception that `pack_failure` packed. Runs no code of the exception's class."""
+    try:
+        _, (type_name, text, _, _) = pickle.loads(packed)  # builtin types only: the exception itself is bytes within
+    except Exception:  # it did not come from `pack_failure`
+        return "a failure that cannot be read"
+    return _line(type_name, text, 200)
+
+
+def types_of(error: BaseException) -> tuple[str, ...]:
+    """`class_name` of the exception's class and all its bases, which is how `retry_on` knows it. Never raises."""
+    try:
+        return tuple(map(class_name, type.__dict__["__mro__"].__get__(type(error))))
+    except Exception:  # a class whose metaclass answers as it likes
+        return ("builtins.BaseException",)
+
+
+def class_name(cls: type) -> str:
+    """`module.qualname`, alike in all processes."""
+    module = cls.__module__
+    return f"{payloads.MAIN_NAMES[0] if module in payloads.MAIN_NAMES else module}.{cls.__qualname__}"
 
 
 # In words.

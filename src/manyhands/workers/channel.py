@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel", "Keeper"]
 
+# NotUnpicklable and its bases, as `types_of` names them: it is dear to import.
+UNLOADABLE_TYPES = (
+    *("manyhands.crash.NotUnpicklable", "manyhands.errors.TaskError", "manyhands.errors.ManyhandsError"),
+    *("concurrent.futures.process.BrokenProcessPool", "concurrent.futures._base.BrokenExecutor", "builtins.RuntimeError"),
+    *("builtins.Exception", "builtins.BaseException"),
+)
+
 
 class Keeper(Protocol):
     """What a channel needs of the kind that it belongs to."""
@@ -297,5 +304,5 @@ def _result_of(entry: tuple[Any, ...], payload_bytes: int) -> Success | Failure:
     if entry[0] == "v":
         _, began, ended, ends, are_pickles, values = entry
         return Success(len(values), Blobs(values) if are_pickles else values, began, ended, ends, payload_bytes)
-    _, began, ended, packed, unloadable = entry
-    return Failure((packed,) if unloadable else packed, began, ended)
+    _, began, ended, packed, unloadable, types = entry
+    return Failure((packed,), began, ended, UNLOADABLE_TYPES) if unloadable else Failure(packed, began, ended, types)

@@ -10,7 +10,7 @@ results leave in order.
 
 Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is,
 or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks
-that succeeded and ("f", began, ended, packed failure, could not be loaded) for one that failed.
+that succeeded and ("f", began, ended, packed failure, could not be loaded, names of its types) for one that failed.
 """
 
 from __future__ import annotations
@@ -181,10 +181,11 @@ class Child:
                     del blob
                 del value
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
-                from manyhands.transport.failures import pack_failure  # seldom needed
+                from manyhands.transport.failures import pack_failure, types_of  # seldom needed
 
                 item = value = None
-                put((FAILED if loaded else UNLOADABLE, pack_failure(error, hide_frames=1), now := clock()))
+                failure = (pack_failure(error, hide_frames=1), types_of(error))
+                put((FAILED if loaded else UNLOADABLE, failure, now := clock()))
             if now > flush_at and pending:
                 self._flush()
                 flush_at = now + FLUSH_S
@@ -237,7 +238,8 @@ class Child:
             if values:
                 results.append(self._successes(began, ends, kinds, values))
                 began, values, kinds, ends = ends[-1], [], set(), []
-            results.append(("f", began, at, value, kind == UNLOADABLE))
+            packed, types = value
+            results.append(("f", began, at, packed, kind == UNLOADABLE, types))
             began = at
         if values:
             results.append(self._successes(began, ends, kinds, values))

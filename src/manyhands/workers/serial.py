@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
+from manyhands.transport.failures import types_of
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
@@ -112,6 +113,6 @@ def _run(work: Work, item: Any, began: float) -> Success | Failure:
         else:
             value = item[0](*item[1], **item[2])
     except BaseException as error:  # an outcome is delivered
-        return Failure(error, began, time.monotonic())
+        return Failure(error, began, time.monotonic(), types_of(error))
     ended = time.monotonic()
     return Success(1, [value], began, ended, [ended])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
-from manyhands.transport.failures import describe
+from manyhands.transport.failures import describe, types_of
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def results_of(ended: list[tuple[bool, Any, float]], began: float) -> tuple[list
         if values:
             results.append(Success(len(values), values, began, ends[-1], ends))
             began, values, ends = ends[-1], [], []
-        results.append(Failure(value, began, at))
+        results.append(Failure(value, began, at, types_of(value)))
         began = at
     if values:
         results.append(Success(len(values), values, began, ends[-1], ends))
