@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from manyhands.core.outcome import Outcome as Outcome
     from manyhands.core.states import State as State
     from manyhands.engine.cpus import cpu_count as cpu_count
+    from manyhands.errors import DeadlockError as DeadlockError
     from manyhands.errors import InitializerError as InitializerError
     from manyhands.errors import ManyhandsError as ManyhandsError
     from manyhands.errors import NotPicklable as NotPicklable
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from manyhands.errors import UsageError as UsageError
     from manyhands.errors import WorkerCrashed as WorkerCrashed
     from manyhands.errors import WorkerStartError as WorkerStartError
+    from manyhands.nested import current_pool as current_pool
+    from manyhands.nested import waiting as waiting
     from manyhands.oneline import map as map
     from manyhands.oneline import outcomes as outcomes
     from manyhands.pools import Pool as Pool
@@ -49,6 +52,7 @@ _HOMES = {
     "Backoff": "retrying",
     "Command": "core.commands",
     "CompletedCommand": "core.completed",
+    "DeadlockError": "errors",
     "InitializerError": "errors",
     "ManyhandsError": "errors",
     "NotPicklable": "errors",
@@ -69,11 +73,13 @@ _HOMES = {
     "WorkerCrashed": "errors",
     "WorkerStartError": "errors",
     "cpu_count": "engine.cpus",
+    "current_pool": "nested",
     "map": "oneline",
     "outcomes": "oneline",
     "print": "printing",
     "run": "commands",
     "start": "commands",
+    "waiting": "nested",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

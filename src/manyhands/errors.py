@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from manyhands.pool_errors import WorkerStartError as WorkerStartError
 
 __all__ = [
+    "DeadlockError",
     "InitializerError",
     "InternalError",
     "ManyhandsError",
@@ -46,6 +47,18 @@ class UsageError(ManyhandsError, ValueError):
 
 class InternalError(ManyhandsError, AssertionError):
     """A promise of the scheduler was broken: a bug of manyhands. The message carries the task's story."""
+
+
+class DeadlockError(ManyhandsError, RuntimeError):
+    """A task would have waited for ever: for itself, or for one that waits for it. Raised in the one that closes the ring.
+
+    Attributes:
+        cycle: who waits for whom, in words, each for the next one and the last for the first.
+    """
+
+    def __init__(self, message: str, cycle: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.cycle = cycle
 
 
 class TaskError(ManyhandsError):

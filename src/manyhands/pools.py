@@ -19,11 +19,14 @@ from manyhands.core.tasks import Policy
 from manyhands.engine.cpus import cpu_count
 from manyhands.engine.engine import Engine
 from manyhands.engine.futures import Submissions
+from manyhands.engine.waiting import Need, Waiting, one_deeper
 from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
+from manyhands.nested import know_pool
 from manyhands.observe.progress import open_progress
 from manyhands.policies import check_max_tasks, check_max_workers, policy_of
 from manyhands.pool_options import Options
+from manyhands.workers.here import here
 from manyhands.workers.serial import SerialWorkers
 from manyhands.workers.threads import ThreadWorkers
 
@@ -125,6 +128,7 @@ class Pool(Executor):
         self._max_workers = limit
         self._threads = threads if threads is not None else set()
         self.workers: Workers = workers
+        know_pool(workers, self)
         self.engine = Engine(workers, NESTING if workers.kind == "serial" else limit, max_tasks_per_worker=max_tasks_per_worker)
         self._submissions: dict[Policy, Submissions] = {}
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -295,7 +299,7 @@ class Pool(Executor):
         """Take nothing more, and let the workers end when all that was submitted is done.
 
         Args:
-            wait: return only then.
+            wait: return only then. A task of this very pool cannot wait for it: DeadlockError, and the pool takes nothing more.
             cancel_futures: drop what has not begun. Without it, a map of which nothing was taken yet is run to its end, as
                 `concurrent.futures` does, so that its results can be read afterwards.
             cancel_running: drop what has not begun, and stop what runs; its futures are cancelled.
@@ -316,10 +320,11 @@ class Pool(Executor):
         if cancel_running:
             self.engine.stop_running()
         if wait:
-            self.engine.wait()
-            for thread in list(self._threads):
-                if thread.is_alive():
-                    thread.join()
+            with Waiting([Need(self.workers)]):
+                self.engine.wait()
+                for thread in list(self._threads):
+                    if thread.is_alive():
+                        thread.join()
 
     def kill(self) -> None:
         """End all worker processes at once, whatever they are doing. Nothing more can be submitted."""
@@ -360,6 +365,8 @@ class Pool(Executor):
         return str(self.engine.failure) if self.engine.failure is not None else False
 
     def _submissions_for(self, policy: Policy) -> Submissions:
+        if here.occupant is not None:
+            policy = one_deeper(policy)
         submissions = self._submissions.get(policy)
         if submissions is None:
             submissions = Submissions(self.engine, self.workers, policy)
@@ -369,6 +376,8 @@ class Pool(Executor):
     def _open_stream(
         self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool
     ) -> Stream:
+        if here.occupant is not None:
+            policy = one_deeper(policy)
         stream = open_stream(self.engine, self.workers, fn, iterables, policy, ordered=ordered)
         self._streams.add(stream)
         return stream

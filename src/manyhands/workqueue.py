@@ -13,6 +13,7 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Policy
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import error_of
+from manyhands.engine.waiting import Need, Waiting
 from manyhands.errors import UsageError, note
 from manyhands.pools import Pool
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
@@ -85,6 +86,7 @@ class WorkQueue:
         self._policy = Policy(batch_size=None)
         self._work = self._pool.workers.prepare(Work(handler, CallStyle.ONE, self._policy))
         self._job_id = self._pool.engine.open_job(self._work, self)
+        self._need = Need(self._pool.workers, self._job_id)  # what who waits for all items waits for
 
     # ---- in ---------------------------------------------------------------------------------------------------------------
 
@@ -101,14 +103,9 @@ class WorkQueue:
         packed, payload_bytes = self._pool.workers.pack([item], self._work)
         if type(packed[0]) is Unsendable:
             raise packed[0].error
-        with self._changed:
-            self._wait_for_room(timeout)
-            if self._is_closed and not (
-                self._items and self._pool.is_worker_thread()
-            ):  # a handler may put while the rest is done
-                raise RuntimeError("the queue is closed: it takes no more items")
-            index = next(self._indices)
-            self._items[index] = item
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (index := self._take_place(item)) is None:
+            self._wait_for_room(timeout, deadline)
         try:
             self._pool.engine.add(self._job_id, index, packed, payload_bytes)
         except BaseException:
@@ -119,12 +116,28 @@ class WorkQueue:
         while self._pool.engine.work_here():
             pass
 
-    def _wait_for_room(self, timeout: float | None) -> None:
-        if not self._limit or self._pool.kind == "serial" or self._pool.is_worker_thread() or shared_courier().is_mine:
-            return
-        has_room = self._changed.wait_for(lambda: len(self._items) < self._limit or self._is_closed, timeout)
-        if not has_room:
-            raise Full(f"{len(self._items)} items are not done yet, and no room came within {timeout:g} s")
+    def _take_place(self, item: Any) -> int | None:
+        """The index of the item, once there is room for it."""
+        with self._changed:
+            if self._is_closed and not (
+                self._items and self._pool.is_worker_thread()
+            ):  # a handler may put while the rest is done
+                raise RuntimeError("the queue is closed: it takes no more items")
+            if self._is_full() and not (self._pool.kind == "serial" or self._pool.is_worker_thread() or shared_courier().is_mine):
+                return None
+            index = next(self._indices)
+            self._items[index] = item
+            return index
+
+    def _is_full(self) -> bool:
+        return bool(self._limit) and len(self._items) >= self._limit
+
+    def _wait_for_room(self, timeout: float | None, deadline: float | None) -> None:
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        count = len(self._items)
+        with Waiting([self._need] if count else [], some_of=count, is_limited=timeout is not None), self._changed:
+            if not self._changed.wait_for(lambda: not self._is_full() or self._is_closed, left_s):
+                raise Full(f"{len(self._items)} items are not done yet, and no room came within {timeout:g} s")
 
     # ---- out --------------------------------------------------------------------------------------------------------------
 
@@ -198,11 +211,12 @@ class WorkQueue:
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds.
+            DeadlockError: called by a handler of this queue, whose own item is not done before it returns.
             ExceptionGroup: some items did not succeed, and there is no `on_error`. Each error is raised once.
         """
         while self._pool.engine.work_here():
             pass
-        with self._changed:
+        with Waiting([self._need] if self._items else [], is_limited=timeout is not None), self._changed:
             if not self._changed.wait_for(lambda: not self._items, timeout):
                 raise TimeoutError(f"{len(self._items)} items are not done after {timeout:g} s")
             errors, self._errors = self._errors, []

@@ -12,9 +12,11 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Success
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import NotOpened, error_of, values_of
+from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
 from manyhands.transport.blobs import Blobs
 from manyhands.transport.loop import shared_loop
+from manyhands.workers.here import here
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class TaskFuture(Future[Any]):
 
     def __init__(self, submissions: Submissions, index: int, key: object) -> None:
         super().__init__()
+        self._waiters = Waiters()
         self.key = key
         self._submissions: Submissions | None = submissions
         self._index = index
@@ -95,7 +98,11 @@ class TaskFuture(Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result, as `concurrent.futures.Future.result` does."""
         try:
-            value = super().result(timeout)
+            if here.occupant is None or timeout == 0 or self.done():
+                value = super().result(timeout)
+            else:
+                with Waiting(self._needs(), is_limited=timeout is not None):
+                    value = super().result(timeout)
             if type(value) is not _Sealed:
                 return value
             self._open()
@@ -105,7 +112,11 @@ class TaskFuture(Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end of the task, as `concurrent.futures.Future.exception` does."""
-        error = super().exception(timeout)
+        if here.occupant is None or timeout == 0 or self.done():
+            error = super().exception(timeout)
+        else:
+            with Waiting(self._needs(), is_limited=timeout is not None):
+                error = super().exception(timeout)
         if error is not None or type(self._result) is not _Sealed:
             return error
         self._open()
@@ -130,6 +141,15 @@ class TaskFuture(Future[Any]):
         if self.done():
             self._open()
         return super()._get_snapshot()  # type: ignore[misc]
+
+    def need(self) -> Need | None:
+        """The task that must end first; None when it has."""
+        submissions = self._submissions
+        return submissions.need(self._index) if submissions is not None else None
+
+    def _needs(self) -> list[Need]:
+        need = self.need()
+        return [need] if need is not None else []
 
     def _open(self) -> None:
         """Rebuild the result, once."""
@@ -194,6 +214,16 @@ class Submissions:
         self._next_index = 0
         self._work = workers.prepare(Work(None, CallStyle.CALL, policy))
         self._job_id = engine.open_job(self._work, self)
+        know_keys(workers, self._job_id, self)
+
+    def need(self, index: int) -> Need:
+        """What who waits for a task waits for."""
+        return Need(self._workers, self._job_id, index)
+
+    def key_of(self, index: int) -> object:
+        """The caller's name for a task that has not ended."""
+        future = self._futures.get(index)
+        return future.key if future is not None else None
 
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None

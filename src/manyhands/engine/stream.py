@@ -13,7 +13,9 @@ from manyhands.core.events import Deliver, JobCancelled, JobClosed, OutcomesTake
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure
 from manyhands.engine.engine import JobEnded
+from manyhands.engine.waiting import Need, Waiting
 from manyhands.errors import TaskTimeout
+from manyhands.workers.here import here
 from manyhands.workers.protocol import Unsendable
 
 if TYPE_CHECKING:
@@ -149,12 +151,20 @@ class Stream:
                 self.fill(consumer_waits=True)
                 if not self._waits and self._queue.empty():
                     raise TaskTimeout("the result is not there yet, and timeout=0 says not to wait", stopped=False) from None
-                delivery = self._queue.get()
+                delivery = self._queue.get() if here.occupant is None else self._get_in_task()
             if isinstance(delivery, BaseException):
                 raise delivery
             if not self._ordered:
                 return delivery
             self._early[delivery.start] = delivery
+
+    def _get_in_task(self) -> Deliver | BaseException:
+        if self._ordered:
+            waiting = Waiting([Need(self._workers, self.job_id, self._next_to_give)])
+        else:
+            waiting = Waiting([Need(self._workers, self.job_id)], some_of=self._next_index - self._next_to_give)
+        with waiting:
+            return self._queue.get()
 
     # ---- in ---------------------------------------------------------------------------------------------------------------
 

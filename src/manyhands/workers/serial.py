@@ -12,14 +12,41 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.transport.failures import types_of
+from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from manyhands.core.events import Event
+    from manyhands.workers.here import Occupant, Running
 
 __all__ = ["SerialWorkers"]
+
+
+class _Place:
+    """A thread that runs a batch while it waits. It has no slot to give back: whatever it waits for, it runs itself."""
+
+    __slots__ = ("_batch", "_work", "offset", "outer", "workers")
+
+    is_initializing = False
+
+    def __init__(self, workers: SerialWorkers, batch: Batch, work: Work, outer: Occupant | None) -> None:
+        self.workers = workers
+        self.outer = outer
+        self.offset = 0
+        self._batch = batch
+        self._work = work
+
+    def running(self) -> Running | None:
+        """See `here.Occupant`."""
+        return running_at(self._batch, self.offset, self._work)
+
+    def slot_given(self, batch_id: int) -> None:
+        """Nobody else works here."""
+
+    def slot_taken(self, batch_id: int) -> None:
+        """Nobody else works here."""
 
 
 class SerialWorkers:
@@ -31,6 +58,8 @@ class SerialWorkers:
     kind = "serial"
     can_stop = False
     works_here = True
+    name = "a serial pool"
+    has_started = True
 
     def __init__(self) -> None:
         self._jobs: dict[int, Work] = {}
@@ -86,14 +115,19 @@ class SerialWorkers:
         except IndexError:
             return False
         work = self._jobs[batch.job_id]
-        for offset, item in enumerate(batch.items):
-            began = time.monotonic()
-            self._running[batch.id] = (offset, began)
-            result = _run(work, item, began)
-            if offset == len(batch.items) - 1:
-                del self._running[batch.id]
-            self._report(lambda result=result: [BatchProgressed(batch.id, [result])])  # type: ignore[misc]
-            del result
+        here.occupant = place = _Place(self, batch, work, here.occupant)
+        try:
+            for offset, item in enumerate(batch.items):
+                place.offset = offset
+                began = time.monotonic()
+                self._running[batch.id] = (offset, began)
+                result = _run(work, item, began)
+                if offset == len(batch.items) - 1:
+                    del self._running[batch.id]
+                self._report(lambda result=result: [BatchProgressed(batch.id, [result])])  # type: ignore[misc]
+                del result
+        finally:
+            here.occupant = place.outer
         return True
 
     def kill_all(self) -> None:

@@ -14,16 +14,26 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, WorkerEnded, WorkerStarted
+from manyhands.core.events import (
+    BatchProgressed,
+    BatchReturned,
+    PoolFailed,
+    WorkerEnded,
+    WorkerResumed,
+    WorkerStarted,
+    WorkerWaits,
+)
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
 from manyhands.transport.failures import describe, types_of
+from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from manyhands.core.events import Event
+    from manyhands.workers.here import Running
 
 __all__ = ["ThreadWorkers", "results_of"]
 
@@ -37,10 +47,26 @@ class _Hand:
     and `began` are written by the thread alone.
     """
 
-    __slots__ = ("batch", "began", "ended", "id", "inbox", "offset", "pending", "reported_at", "thread")
+    __slots__ = (
+        "batch",
+        "began",
+        "ended",
+        "id",
+        "inbox",
+        "is_initializing",
+        "offset",
+        "pending",
+        "reported_at",
+        "thread",
+        "workers",
+    )
 
-    def __init__(self, worker_id: int) -> None:
+    outer = None
+
+    def __init__(self, worker_id: int, workers: ThreadWorkers) -> None:
         self.id = worker_id
+        self.workers = workers
+        self.is_initializing = False
         self.inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self.batch: Batch | None = None
         self.pending: deque[Any] = deque()
@@ -50,9 +76,28 @@ class _Hand:
         self.reported_at = 0.0
         self.thread: threading.Thread | None = None
 
+    def running(self) -> Running | None:
+        """The task that the thread is at. To be asked in the thread itself."""
+        batch = self.batch
+        work = self.workers.work_of(batch.job_id) if batch is not None else None
+        return running_at(batch, self.offset, work) if batch is not None and work is not None else None
+
+    def slot_given(self, batch_id: int) -> None:
+        """See `here.Occupant`."""
+        self.workers.tell(lambda: [WorkerWaits(self.id, batch_id)])
+
+    def slot_taken(self, batch_id: int) -> None:
+        """See `here.Occupant`."""
+        self.workers.tell(lambda: [WorkerResumed(self.id, batch_id)])
+
 
 class ThreadWorkers:
-    """The kind "thread"."""
+    """The kind "thread".
+
+    Attributes:
+        name: of the pool, for messages.
+        has_started: a worker has been ready for tasks.
+    """
 
     kind = "thread"
     can_stop = False
@@ -66,7 +111,8 @@ class ThreadWorkers:
         initargs: tuple[Any, ...] = (),
         threads: set[threading.Thread] | None = None,
     ) -> None:
-        self._name_prefix = name_prefix
+        self.name = name_prefix
+        self.has_started = initializer is None
         self._initializer = initializer
         self._initargs = initargs
         self._hands: dict[int, _Hand] = {}
@@ -91,8 +137,8 @@ class ThreadWorkers:
     # ---- called by the engine, with its lock held -------------------------------------------------------------------------
 
     def start(self, worker_id: int, slot: int) -> Sequence[Event]:
-        hand = _Hand(worker_id)
-        thread = threading.Thread(target=self._live, args=(hand,), name=f"{self._name_prefix}_{slot - 1}", daemon=True)
+        hand = _Hand(worker_id, self)
+        thread = threading.Thread(target=self._live, args=(hand,), name=f"{self.name}_{slot - 1}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # the process may have no more threads
@@ -158,6 +204,7 @@ class ThreadWorkers:
     # ---- the thread's own life --------------------------------------------------------------------------------------------
 
     def _live(self, hand: _Hand) -> None:
+        here.occupant = hand
         if self._initializer is not None and not self._initialize(hand):
             return
         while True:
@@ -166,15 +213,21 @@ class ThreadWorkers:
                 break
             self._run(hand, batch, self._jobs[batch.job_id])
             del batch  # an idle worker holds nothing of its last task
-        self._tell(lambda: self._bury(hand, WorkerEnd()))
+        self.tell(lambda: self._bury(hand, WorkerEnd()))
 
-    def _tell(self, collect: Callable[[], Sequence[Event]]) -> None:
+    def work_of(self, job_id: int) -> Work | None:
+        """What the tasks of a job do; None when it is over."""
+        return self._jobs.get(job_id)
+
+    def tell(self, collect: Callable[[], Sequence[Event]]) -> None:
+        """Report to the engine, from the thread of a worker."""
         try:
             self._report(collect)
         except BaseException:  # a callback of a future that calls sys.exit, say: the thread must not end before it is told to
             sys.excepthook(*sys.exc_info())
 
     def _initialize(self, hand: _Hand) -> bool:
+        hand.is_initializing = True
         try:
             assert self._initializer is not None
             self._initializer(*self._initargs)
@@ -183,9 +236,11 @@ class ThreadWorkers:
             failure = InitializerError(f"the initializer raised {describe(error)}; no task was run")
             failure.__cause__ = error
             end = WorkerEnd(reason=str(failure))
-            self._tell(lambda: [PoolFailed(failure), *self._bury(hand, end)])
+            self.tell(lambda: [PoolFailed(failure), *self._bury(hand, end)])
             return False
-        self._tell(lambda: [WorkerStarted(hand.id)])
+        hand.is_initializing = False
+        self.has_started = True
+        self.tell(lambda: [WorkerStarted(hand.id)])
         return True
 
     def _bury(self, hand: _Hand, end: WorkerEnd) -> Sequence[Event]:
@@ -229,9 +284,9 @@ class ThreadWorkers:
                 put((True, value, now := clock()))
                 del value
             if now > flush_at and pending:
-                self._tell(lambda: _collect(hand, batch))
+                self.tell(lambda: _collect(hand, batch))
                 flush_at = now + FLUSH_S
-        self._tell(lambda: _finish(hand, batch))
+        self.tell(lambda: _finish(hand, batch))
 
 
 def _without_our_frame(error: BaseException) -> BaseException:
