@@ -87,19 +87,24 @@ class _Loader(SourceFileLoader):
 
 MUTANTS = [
     # ---- tries and blame --------------------------------------------------------------------------------------------------
-    Mutant("one retry too few", "workload", "tries.charged > job.policy.retries", "tries.charged >= job.policy.retries"),
-    Mutant("one retry too many", "workload", "tries.charged > job.policy.retries", "tries.charged > job.policy.retries + 1"),
+    Mutant("one retry too few", "tasks", "charged <= self.retries and", "charged < self.retries and"),
+    Mutant("one retry too many", "tasks", "charged <= self.retries and", "charged <= self.retries + 1 and"),
+    Mutant("crashes are not tried again", "tasks", "charged <= self.crash_retries", "charged < self.crash_retries"),
+    Mutant("any error is tried again", "tasks", "any(name in self.errors for name in result.types)", "True"),
+    Mutant("time-outs are tried again", "tasks", "            return self.timeout\n", "            return True\n"),
+    Mutant("crashes are tried again", "tasks", "            return self.crash\n", "            return True\n"),
+    Mutant("the story is forgotten", "tasks", "(*self.history, Try(", "(Try("),
     Mutant(
         "a task sent back is charged",
         "scheduler",
-        "Tries(batch.tries.begun + 1, batch.tries.charged)\n",
-        "Tries(batch.tries.begun + 1, batch.tries.charged + 1)\n",
+        "end, worker.id, charged=False)",
+        "end, worker.id, charged=True)",
     ),
     Mutant(
         "a task that ran and was not reported has not run",
         "scheduler",
-        "again = Tries(batch.tries.begun + 1,",
-        "again = Tries(batch.tries.begun,",
+        "again = batch.tries.then(State.READY, end, worker.id, charged=False)",
+        "again = batch.tries",
     ),
     Mutant(
         "the neighbour of the crashed task is charged",
@@ -118,16 +123,16 @@ MUTANTS = [
     ),
     Mutant(
         "a stop before the worker's task was seen",
-        "scheduler",
-        "if not batch.done <= event.offset < len(batch.items):",
-        "if False:",
+        "watch",
+        "        is_at_one = batch.done <= offset < len(batch.items)",
+        "        is_at_one = True",
     ),
     Mutant("a crash while another batch runs was not one", "scheduler", "begun=len(batch.items) if has_begun else 0", "begun=0"),
     Mutant(
         "tasks are stopped before their time",
-        "scheduler",
-        "        elif due_at > self.now:\n",
-        "        elif due_at > self.now + 0.01:\n",
+        "watch",
+        "        elif due_at is not None and due_at > now:\n",
+        "        elif due_at is not None and due_at > now + 0.01:\n",
     ),
     Mutant(
         "a retried task forgets its tries",
@@ -191,20 +196,20 @@ MUTANTS = [
     Mutant(
         "delayed tasks survive a cancel",
         "workload",
-        "        for span in job.delayed:\n            self.conclude",
-        "        for span in ():\n            self.conclude",
+        "        for span in job.delayed:\n            self._drop",
+        "        for span in ():\n            self._drop",
     ),
     Mutant(
         "a cancelled job is retried",
         "workload",
-        " or job.cancelled or self.failure is not None:\n            self.conclude",
-        " or self.failure is not None:\n            self.conclude",
+        "is_final = job.cancelled or self.failure",
+        "is_final = self.failure",
     ),
     Mutant(
         "a failed pool takes work back",
         "workload",
-        "        if self.failure is not None:\n            self.conclude",
-        "        if False:\n            self.conclude",
+        "        if self.failure is not None:\n            self._drop",
+        "        if False:\n            self._drop",
     ),
     Mutant(
         "what is added to a failed pool waits for ever",
@@ -214,9 +219,9 @@ MUTANTS = [
     ),
     Mutant(
         "a job that ends by an abandoned task is not ended",
-        "scheduler",
-        "None, attempts, worker.id)\n            self.workload.end_if_done(job)",
-        "None, attempts, worker.id)",
+        "watch",
+        "            self._workload.end_if_done(job)\n",
+        "",
     ),
     Mutant(
         "a job that ends by a crash is not ended",
@@ -241,15 +246,15 @@ MUTANTS = [
     Mutant("three batches for a worker", "crew", "BATCHES_PER_WORKER = 2", "BATCHES_PER_WORKER = 3"),
     Mutant(
         "a worker that is being stopped is sent more",
-        "scheduler",
-        "        self.crew.single.pop(worker.id, None)\n        self._actions.append(ev.StopWorker",
-        "        self._actions.append(ev.StopWorker",
+        "watch",
+        "        self._crew.single.pop(worker.id, None)\n        self._workload.actions.append(ev.StopWorker",
+        "        self._workload.actions.append(ev.StopWorker",
     ),
     Mutant(
         "a worker that is lost to a late task is sent more",
-        "scheduler",
-        "            self.crew.single.pop(worker.id, None)\n            attempts",
-        "            attempts",
+        "watch",
+        "            batch.abandoned = True\n            self._crew.single.pop(worker.id, None)\n",
+        "            batch.abandoned = True\n",
     ),
     Mutant(
         "what a late worker gave back goes straight back to it",
@@ -262,7 +267,7 @@ MUTANTS = [
     Mutant(
         "no worker is started for the second job",
         "scheduler",
-        "while turns and len(crew.workers) < crew.limit and",
+        "while turns and crew.has_free_slot and",
         "while turns and len(crew.workers) < 1 and",
     ),
     Mutant(
@@ -274,8 +279,45 @@ MUTANTS = [
     Mutant(
         "a pool that cannot start never fails",
         "scheduler",
-        "if self.start_failures >= MAX_START_FAILURES and not self.crew.workers:",
+        "if self.start_failures >= MAX_START_FAILURES and crew.only_waits:",
         "if False:",
+    ),
+    Mutant("a pool whose workers all wait never gives up", "scheduler", "            self.workload.give_up(error)\n", ""),
+    Mutant(
+        "a waiting worker keeps its slot",
+        "crew",
+        "return len(self.workers) - len(self.waiting) < self.limit",
+        "return len(self.workers) < self.limit",
+    ),
+    Mutant(
+        "what waits behind a waiting task stays there",
+        "scheduler",
+        "            self._watch.recall(worker)  # what was to come after the waiting task may be what it waits for\n",
+        "",
+    ),
+    Mutant(
+        "a task that has ended waits for ever",
+        "crew",
+        "            worker.batches.popleft()\n            self.waiting.pop(worker.id, None)\n",
+        "            worker.batches.popleft()\n",
+    ),
+    Mutant(
+        "workers that are too many stay", "scheduler", "        while crew.idle and crew.surplus > 0:", "        while False:"
+    ),
+    Mutant("who retires is not counted", "crew", "        self.retiring += 1\n", ""),
+    Mutant("a task that is not wanted runs on", "watch", "            job.unwanted.add(index)\n", ""),
+    Mutant(
+        "a task that was not wanted is remembered",
+        "workload",
+        "job.unwanted.difference_update(range(start, start + count))",
+        "pass",
+    ),
+    Mutant("a task that is not wanted runs again", "workload", " or start in job.unwanted\n", "\n"),
+    Mutant(
+        "a task that is too large runs on",
+        "watch",
+        "        if worker.stop is None and worker.batches[0] is batch:",
+        "        if False:",
     ),
     Mutant("workers do not retire", "scheduler", "        if self.closing and self.crew.workers:", "        if False:"),
     Mutant(
@@ -288,23 +330,24 @@ MUTANTS = [
     Mutant(
         "what is put back has no turn",
         "workload",
-        "        else:\n            job.put_first(span)\n            self.turns.join(job)\n\n    def delay_over",
-        "        else:\n            job.put_first(span)\n\n    def delay_over",
+        "        job.put_first(span)\n        self.turns.join(job)\n        for index",
+        "        job.put_first(span)\n        for index",
     ),
-    Mutant("the lowest priority goes first", "turns", "(-job.policy.priority,", "(job.policy.priority,"),
+    Mutant("the lowest priority goes first", "turns", "(-policy.priority,", "(policy.priority,"),
+    Mutant("the shallowest goes first", "turns", " -policy.depth,", " policy.depth,"),
     Mutant(
         "a delayed task has no timer", "workload", "            self._timers.add(now + delay_s, DelayOver(job.id, span))\n", ""
     ),
     Mutant(
         "a time-out is looked at once only",
-        "scheduler",
-        "            self.timers.add(self.now + ASK_AGAIN_S, ItemIsDue(batch.id))\n        elif due_at",
-        "            pass\n        elif due_at",
+        "watch",
+        "self._timers.add(now + ASK_AGAIN_S, ItemIsDue(batch.id))  # it is",
+        "pass  # it is",
     ),
     Mutant(
         "a late batch is recalled once only",
-        "scheduler",
-        "        self.timers.add(self.now + 2 * timer.after_s, BatchIsLate(batch.id, 2 * timer.after_s))\n",
+        "watch",
+        "        self._timers.add(now + 2 * timer.after_s, BatchIsLate(batch.id, 2 * timer.after_s))\n",
         "",
     ),
     Mutant(
@@ -312,7 +355,7 @@ MUTANTS = [
     ),
     Mutant(
         "a task is due too late",
-        "scheduler",
+        "watch",
         "        timed_out_at = started_at + timeout_s if",
         "        timed_out_at = started_at + 2 * timeout_s if",
     ),

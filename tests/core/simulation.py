@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
 from core.witness import JobSeen, Witness
 from manyhands.core import events as ev
-from manyhands.core.tasks import Success, WorkerEnd
+from manyhands.core.tasks import Backoff, RetryOn, Success, WorkerEnd
 from manyhands.testing import ScriptedPool
 from manyhands.testing.scripted import ScriptedWorker
 
@@ -41,7 +41,9 @@ class Simulation:
             timers = self.pool.scheduler.timers
             timers._few = timers._many = 3  # stale ones are swept all the time
         self.witness = Witness(self.pool, max_tasks_per_worker=max_tasks)
-        self.ending = chance.choice((None, None, None, self.close, self.fail, self.curse))  # what happens late in its life
+        self.ending = chance.choice(
+            (None, None, None, self.close, self.fail, self.curse, self.curse_the_new)
+        )  # what happens late in its life
         self.haste = chance.choice((0.95, 0.6, 0.2))  # how often little time passes, so that tasks look short
         self.moves = [
             (self.work, 40),
@@ -53,6 +55,10 @@ class Simulation:
             (self.close_job, 2),
             (self.cancel_job, 0.6),
             (self.cancel_task, 2),
+            (self.cancel_running, 1.5),
+            (self.grow_too_large, 0.7),
+            (self.wait_for_others, 4),
+            (self.resize, 0.5),
             (self.take, 6),
             (self.say_stale_things, 3),
         ]
@@ -117,6 +123,18 @@ class Simulation:
             grace_s=chance.choice((0.0, 0.5)),
             batch_size=chance.choice((None, None, None, 1, 3, 20)),
             window=chance.choice((None, None, 5, 60)),
+            retry_on=chance.choice(
+                (
+                    None,
+                    None,
+                    RetryOn(),
+                    RetryOn(("builtins.OSError",), timeout=False),
+                    RetryOn(("builtins.Exception",), crash=False),
+                )
+            ),
+            backoff=chance.choice((None, None, None, Backoff(0.003, most_s=0.01, jitter=0.5))),
+            crash_retries=chance.choice((0, 0, 2)),
+            depth=chance.choice((0, 0, 1, 2)),
         )
 
     def add(self) -> None:
@@ -151,6 +169,54 @@ class Simulation:
                     f"task {index} waits, and goes on"
                 )
 
+    def cancel_running(self) -> None:
+        for worker in self._running():
+            load, at = worker.running_load, worker.at
+            assert at is not None
+            index = load.start + self.chance.randrange(at[1], len(load.items))  # the one that runs, or one behind it
+            self.pool.feed(ev.TaskCancelled(load.job_id, index, stops=True))
+            if self.chance.random() < 0.3:
+                self.pool.advance(0.03)
+                self.witness.check_nobody_is_late()
+
+    def grow_too_large(self) -> None:
+        for worker in self._running():
+            load = worker.running_load
+            offset, _ = self.pool.workers.progress(worker.id, load.id)
+            has_gone_on = self.chance.random() < 0.2
+            if has_gone_on:
+                self.pool.workers.end(worker.id)
+            self.pool.workers.flush(worker.id)
+            self.witness.too_large.add((load.job_id, load.start + offset))
+            self.pool.feed(ev.ItemOverLimit(load.id, offset))
+            is_known = load.id in self.pool.scheduler.batches and not self.pool.scheduler.batches[load.id].abandoned
+            assert has_gone_on or worker.is_stopped or not is_known or not self.pool.workers.can_stop, "a task grows and grows"
+
+    def wait_for_others(self) -> None:
+        for worker in self._running():
+            if worker.waits:
+                self.pool.workers.resume(worker.id)
+            else:
+                waiting = self.pool.scheduler.crew.waiting
+                is_new = worker.id not in waiting
+                self.pool.workers.wait(worker.id)
+                is_seen = is_new and worker.id in waiting
+                assert worker.is_recalled or not is_seen, f"what waits behind the waiting task of worker {worker.id} stays there"
+                if self.chance.random() < 0.7 and worker.is_recalled:
+                    self.pool.workers.give_back(worker.id)
+
+    def resize(self) -> None:
+        if self.pool.scheduler.closing:
+            return
+        limit = self.chance.randint(1, 5)
+        self.witness.limit = limit
+        self.pool.feed(ev.PoolResized(limit))
+
+    def _running(self) -> list[ScriptedWorker]:
+        """Somebody who is in an item, if anybody is."""
+        running = [worker for worker in self.pool.workers.workers.values() if worker.is_in_item and not worker.is_stopped]
+        return [self.chance.choice(running)] if running else []
+
     def take(self) -> None:
         for job_id, job in self._some_job():
             if job.untaken and not job.ended:
@@ -166,12 +232,16 @@ class Simulation:
         for batch_id in batches[:1]:
             self.pool.feed(ev.BatchProgressed(batch_id, [Success(1, [None], now, now)]))
             self.pool.feed(ev.BatchReturned(batch_id, 1), ev.ItemObserved(batch_id, 0, 0.0))
+            self.pool.feed(ev.ItemOverLimit(batch_id, 0))
+            for worker_id in list(self.pool.workers.workers):
+                self.pool.feed(ev.WorkerWaits(worker_id, batch_id), ev.WorkerResumed(worker_id, batch_id))
         for worker_id in workers[:1]:
             self.pool.feed(ev.WorkerStarted(worker_id), ev.WorkerEnded(worker_id, WorkerEnd(signal=9), (batches[0], 0)))
         for job_id in jobs[:1]:
             self.pool.scheduler.handle(ev.JobClosed(job_id), now)
             self.pool.scheduler.handle(ev.JobCancelled(job_id, 0.0), now)
             self.pool.scheduler.handle(ev.TaskCancelled(job_id, 0), now)
+            self.pool.scheduler.handle(ev.TaskCancelled(job_id, 0, stops=True), now)
             self.pool.scheduler.handle(ev.OutcomesTaken(job_id, 1), now)
 
     def fail(self) -> None:
@@ -185,10 +255,26 @@ class Simulation:
 
     def curse(self) -> None:
         """All workers die, and so do all who are started in the next second."""
-        for _ in range(20):
+        for _ in range(80):
             for worker_id in list(self.pool.workers.workers):
                 self.pool.workers.die(worker_id)
             self.pool.advance(0.05)
+        assert self.pool.scheduler.start_failures < 8, "no worker can be started, and nobody gives up"
+
+    def curse_the_new(self) -> None:
+        """All who are not up die, and so do all who are started in the next second; the others may wait for them."""
+        for worker in list(self.pool.workers.workers.values()):
+            if worker.is_in_item and not worker.waits and self.chance.random() < 0.8:
+                self.pool.workers.wait(worker.id)
+                self.pool.workers.give_back(worker.id)
+        is_stuck = True
+        for _ in range(80):
+            for worker in list(self.pool.workers.workers.values()):
+                if not worker.is_up:
+                    self.pool.workers.die(worker.id)
+            is_stuck &= bool(self.pool.scheduler.workload.turns) and self.pool.scheduler.crew.only_waits
+            self.pool.advance(0.05)
+        assert not is_stuck, "all wait for tasks that no worker is left to run, and nobody gives up"
 
     def _open_jobs(self) -> set[int]:
         return {job_id for job_id, job in self.pool.scheduler.jobs.items() if not job.closed}

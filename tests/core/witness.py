@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from manyhands.core import events as ev
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.errors import WorkerStartError
 from manyhands.testing import ScriptedPool
 
 STOPPED = "stopped"
@@ -43,6 +44,7 @@ class JobSeen:
     cancelled: bool = False
     stops_at: float | None = None
     cancelled_tasks: set[int] = field(default_factory=set)
+    stopped_tasks: dict[int, float] = field(default_factory=dict)  # those that are to be stopped even if they run, since when
 
     @property
     def untaken(self) -> int:
@@ -58,10 +60,13 @@ class Witness:
         self.jobs: dict[int, JobSeen] = {}
         self.sent: dict[int, Sent] = {}
         self.named: dict[int, tuple[int, int] | None] = {}  # worker: the item for which it is being stopped
+        self.reasons: dict[int, State | str] = {}  # why
         self.blames: defaultdict[tuple[int, int], list[State | str]] = defaultdict(list)
         self.late: dict[int, tuple[int, int] | None] = {}  # worker: the item that it was in when it gave back what waited behind
         self.unseen_begins: set[tuple[int, int]] = set()  # nobody could see that these had begun when their worker died
         self.seen: Counter[str] = Counter()  # what happened at all: tells whether a test is worth anything
+        self.too_large: set[tuple[int, int]] = set()  # tasks that were said to take too much memory
+        self.limit = pool.scheduler.crew.limit
         self.has_failed = False
         self.closed = False
         self.dropped = False
@@ -78,8 +83,10 @@ class Witness:
                 self.jobs[job_id].added += len(items)
             case ev.JobCancelled(job_id, stop_after_s):
                 self._cancel(self.jobs[job_id], stop_after_s)
-            case ev.TaskCancelled(job_id, index):
+            case ev.TaskCancelled(job_id, index, stops):
                 self.jobs[job_id].cancelled_tasks.add(index)
+                if stops:
+                    self.jobs[job_id].stopped_tasks.setdefault(index, self.pool.clock())
             case ev.OutcomesTaken(job_id, count):
                 self.jobs[job_id].taken += count
             case ev.PoolFailed():
@@ -123,6 +130,7 @@ class Witness:
         self.seen["batch of many" if len(batch.items) > 1 else "batch of one"] += 1
         worker = self.pool.workers.workers.get(action.worker_id)
         self.seen["sent ahead"] += worker is not None and bool(worker.loads)
+        assert worker is None or not worker.waits, f"worker {action.worker_id} waits for a task, and is sent another"
         if worker is not None and worker.is_in_item:
             assert self.late.get(worker.id) != worker.at, f"worker {worker.id} gave back what waited, and is sent more"
         limit = self.max_tasks_per_worker
@@ -141,6 +149,10 @@ class Witness:
 
     def _retires(self, worker_id: int) -> None:
         if self.max_tasks_per_worker is not None and self._tasks_of(worker_id) == self.max_tasks_per_worker:
+            return
+        workers = self.pool.workers.workers.values()
+        if sum(not worker.waits and not worker.retires for worker in workers) > self.limit:
+            self.seen["retired because there were too many"] += 1
             return
         assert self.closed, f"worker {worker_id} could go on"
         waiting = [job_id for job_id, job in self.jobs.items() if job.added > job.delivered + self._with_workers(job_id)]
@@ -168,7 +180,7 @@ class Witness:
         self.seen["left"] += event.end.exit_status == 0
         mine = {batch_id: sent for batch_id, sent in self.sent.items() if sent.worker_id == event.worker_id}
         named = self.named.get(event.worker_id)
-        culprit, blame = (named, STOPPED) if named is not None else (event.running, State.CRASHED)
+        culprit, blame = (named, self.reasons[event.worker_id]) if named is not None else (event.running, State.CRASHED)
         if culprit is not None and culprit[0] in mine and culprit[1] >= mine[culprit[0]].reported:
             sent = mine[culprit[0]]
             self.blames[sent.job_id, sent.start + culprit[1]].append(blame)
@@ -188,7 +200,18 @@ class Witness:
         timeout_s = job.policy.timeout_s
         is_late = timeout_s is not None and now >= worker.since + timeout_s - ROUNDING_S
         is_unwanted = job.stops_at is not None and now >= job.stops_at - ROUNDING_S
-        assert is_late or is_unwanted, f"worker {worker_id} is stopped at {now}; its item began at {worker.since}"
+        task = (sent.job_id, sent.start + (worker.observed[1] if worker.observed is not None else -1))
+        is_unwanted |= task[1] in job.stopped_tasks
+        is_too_large = task in self.too_large
+        stop = self.pool.scheduler.crew.workers[worker_id].stop
+        assert stop is not None
+        reasons = {State.TIMED_OUT: is_late, State.CANCELLED: is_unwanted, State.CRASHED: is_too_large}
+        assert reasons[stop.reason], (
+            f"worker {worker_id} is stopped because {stop.reason} at {now}; its item began at {worker.since}"
+        )
+        self.reasons[worker_id] = State.CRASHED if stop.reason is State.CRASHED else STOPPED
+        self.seen["stopped alone"] += task[1] in job.stopped_tasks
+        self.seen["stopped because too large"] += is_too_large
         self.named[worker_id] = worker.observed
 
     # ---- outcomes ---------------------------------------------------------------------------------------------------------
@@ -203,18 +226,23 @@ class Witness:
     def _judge(self, action: ev.Deliver, job: JobSeen, index: int) -> None:
         task = action.job_id, index
         blames = self.blames[task]
-        is_last_try = len(blames) == job.policy.retries + 1
-        gives_up = is_last_try or job.cancelled or self.dropped or self.pool.scheduler.failure is not None
+        gives_up = (
+            not (blames and _may_be_tried_again(job.policy, blames))
+            or job.cancelled
+            or self.dropped
+            or index in job.stopped_tasks
+        )
+        gives_up |= self.pool.scheduler.failure is not None
         result = action.result
         story = f"{action}: blames {blames}, {job}"
         match action.state:
             case State.SUCCEEDED:
                 assert isinstance(result, Success), story
                 assert result.payload == [(action.job_id, action.start + offset) for offset in range(action.count)], story
-                assert len(blames) <= job.policy.retries, story
+                assert all(_may_be_tried_again(job.policy, blames[:count]) for count in range(1, len(blames) + 1)), story
             case State.FAILED if isinstance(result, BaseException):
-                assert result is self.pool.scheduler.failure, story
-                self.seen["failed with the pool"] += 1
+                self.seen["failed with the pool" if result is self.pool.scheduler.failure else "failed for want of workers"] += 1
+                assert result is self.pool.scheduler.failure or isinstance(result, WorkerStartError), story
             case State.FAILED:
                 assert isinstance(result, Failure), story
                 assert blames[-1] == State.FAILED, story
@@ -235,6 +263,15 @@ class Witness:
                 self.seen["abandoned"] += 1
             case State.CANCELLED:
                 assert job.cancelled or self.dropped or index in job.cancelled_tasks, story
+        had_worker = isinstance(result, Success | Failure | WorkerEnd) or action.state is State.TIMED_OUT
+        assert [try_.number for try_ in action.history] == list(range(1, action.attempt + 1 - had_worker)), story
+        told = [
+            STOPPED if try_.state is State.TIMED_OUT else try_.state for try_ in action.history if try_.state is not State.READY
+        ]
+        assert told == blames[: len(told)], f"{told} is not what happened; {story}"
+        blamed = had_worker and action.state is not State.SUCCEEDED
+        blamed &= action.state is not State.TIMED_OUT or self.pool.workers.can_stop
+        assert len(blames) - len(told) == blamed, story
         begun = self.pool.workers.begun[task]
         assert action.attempt <= begun, story
         assert action.attempt == begun or task in self.unseen_begins, f"{begun} times begun; {story}"
@@ -257,4 +294,24 @@ class Witness:
             if worker.is_in_item and not worker.is_stopped:
                 timeout_s = self.jobs[worker.running_load.job_id].policy.timeout_s
                 late_s = self.pool.clock() - worker.since - timeout_s if timeout_s is not None else 0.0
+                load = worker.running_load
+                asked_at = self.jobs[load.job_id].stopped_tasks.get(load.start + load.begun - 1)
+                if asked_at is not None:
+                    late_s = max(late_s, self.pool.clock() - max(asked_at, worker.since))
                 assert late_s <= SLACK_S, f"worker {worker.id} is {late_s} s late, and nobody stops it"
+
+
+def _may_be_tried_again(policy: Policy, blames: list[State | str]) -> bool:
+    """What the documentation says of retries, in words of our own."""
+    last, tries = blames[-1], len(blames)
+    if last is State.CRASHED and tries <= policy.crash_retries:
+        return True
+    if tries > policy.retries:
+        return False
+    if policy.retry_on is None:
+        return True
+    if last is State.CRASHED:
+        return policy.retry_on.crash
+    if last is STOPPED:
+        return policy.retry_on.timeout
+    return policy.retry_on.errors is None or "builtins.Exception" in policy.retry_on.errors  # mishaps are RuntimeErrors

@@ -112,6 +112,11 @@ class Crew:
         return len(self.workers) - len(self.waiting) < self.limit
 
     @property
+    def only_waits(self) -> bool:
+        """True when nobody is left who could run a task: the others wait for tasks, or are about to end."""
+        return len(self.workers) == len(self.waiting) + self.retiring
+
+    @property
     def surplus(self) -> int:
         """How many workers there are too many, those left out that are about to end."""
         return len(self.workers) - len(self.waiting) - self.retiring - self.limit
@@ -174,7 +179,7 @@ class Crew:
         if worker.stop is not None or worker.state is WorkerState.STARTING:
             return  # it will be gone, or up, in a moment
         if worker.batches:
-            if not worker.batches[0].abandoned and worker.id not in self.waiting:
+            if not worker.batches[0].abandoned:
                 self.single[worker.id] = None
         else:
             self.single.pop(worker.id, None)

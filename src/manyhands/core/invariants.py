@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from manyhands.core import events as ev
 from manyhands.core.crew import BATCHES_PER_WORKER, WorkerState
 from manyhands.core.deadlines import BatchIsLate, DelayOver, ItemIsDue, StartAgain
-from manyhands.core.scheduler import MAX_START_FAILURES, Scheduler
+from manyhands.core.scheduler import Scheduler
 from manyhands.core.states import FINAL, State
 from manyhands.errors import InternalError
 
@@ -66,7 +66,7 @@ def story_of(scheduler: Scheduler) -> str:
     lines = [f"now {scheduler.now:.6f}, closing {scheduler.closing}, failure {scheduler.failure!r}"]
     for job in scheduler.jobs.values():
         counts = ", ".join(f"{state}: {count}" for state, count in job.counts.items() if count)
-        waiting = ", ".join(f"{span.start}:{span.stop} {tuple(span.tries)}" for span in job.backlog)
+        waiting = ", ".join(f"{span.start}:{span.stop} {span.tries[:2]}" for span in job.backlog)
         delayed = ", ".join(f"{span.start}" for span in job.delayed)
         waiting += f" without {sorted(job.skipped)}" if job.skipped else ""
         flags = f"closed {job.closed}, cancelled {job.cancelled}, untaken {job.untaken}"
@@ -145,7 +145,7 @@ def _check_crew(scheduler: Scheduler) -> None:
     slots = [worker.slot for worker in crew]
     if len(set(slots)) < len(slots) or not all(slot > 0 for slot in slots):
         raise _broken("I2", f"slots {slots} are taken", scheduler)
-    if not crew.may_exceed and (len(slots) > crew.limit or not all(slot <= crew.limit for slot in slots)):
+    if not crew.may_exceed and crew.surplus > 0:
         raise _broken("I2", f"slots {slots} of {crew.limit} are taken", scheduler)
     if crew.surplus > 0 and (crew.idle or not crew.may_exceed):
         raise _broken("I2", f"there are {crew.surplus} workers too many, and {list(crew.idle)} of them are kept", scheduler)
@@ -210,11 +210,10 @@ def _check_nobody_idles(scheduler: Scheduler) -> None:
     if crew.idle:
         raise _broken("I6", f"workers {list(crew.idle)} idle while there are READY tasks", scheduler)
     is_probing = scheduler.start_failures > 0 and any(worker.state is WorkerState.STARTING for worker in crew)
-    if crew.has_free_slot and scheduler.now >= scheduler.starts_again_at and not is_probing:
+    has_free_slot = len(crew.workers) - len(crew.waiting) < crew.limit
+    if has_free_slot and scheduler.now >= scheduler.starts_again_at and not is_probing:
         raise _broken("I6", "a worker could be started, and none is", scheduler)
-    if scheduler.failure is not None or (
-        scheduler.start_failures >= MAX_START_FAILURES and len(crew.workers) == len(crew.waiting)
-    ):
+    if scheduler.failure is not None:
         raise _broken("I6", "the pool has failed, and tasks still wait", scheduler)
 
 

@@ -282,12 +282,12 @@ class Scheduler:
             return  # it was started together with another one that failed: one volley counts once
         self.start_failures += 1
         crew = self.crew
-        if self.start_failures >= MAX_START_FAILURES and len(crew.workers) == len(crew.waiting):
+        if self.start_failures >= MAX_START_FAILURES and crew.only_waits:
             text = f"no worker could be started, {self.start_failures} times in a row; the last one: {end.reason or end}"
             from manyhands.errors import WorkerStartError  # dear to import, and seldom needed
 
             error = WorkerStartError(text)
-            if not crew.workers:
+            if not crew.waiting:
                 self.workload.fail(error)
                 return
             # All workers wait for tasks that no worker is left to run: those fail, and so who waits for them goes on.

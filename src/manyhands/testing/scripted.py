@@ -72,6 +72,7 @@ class ScriptedWorker:
         at: (batch id, offset) of the item that it began last, as a cell in shared memory would show it.
         is_in_item: it has begun that item and not ended it.
         observed: what `progress` said last; the item that a stop names.
+        waits: the item that it is in waits for another task.
     """
 
     def __init__(self, worker_id: int, slot: int) -> None:
@@ -85,6 +86,7 @@ class ScriptedWorker:
         self.is_recalled = False
         self.is_stopped = False
         self.retires = False
+        self.waits = False
         self.observed: tuple[int, int] | None = None
 
     @property
@@ -226,8 +228,23 @@ class ScriptedWorkers:
             self.die(worker_id)
             return
         with self._lock:
+            worker.waits = False
             load.ended.append((succeeded, value, self._clock()))
             worker.is_in_item = False
+
+    def wait(self, worker_id: int) -> None:
+        """The item that the worker is in waits for another task. What has ended before it is reported first."""
+        self.flush(worker_id)
+        worker = self.workers[worker_id]
+        worker.waits = True
+        self._report(lambda: [ev.WorkerWaits(worker_id, worker.running_load.id)])
+
+    def resume(self, worker_id: int) -> None:
+        """It waits no more, if it did."""
+        worker = self.workers[worker_id]
+        if worker.waits:
+            worker.waits = False
+            self._report(lambda: [ev.WorkerResumed(worker_id, worker.running_load.id)])
 
     def flush(self, worker_id: int) -> None:
         """The worker reports what has ended."""
@@ -348,6 +365,11 @@ class ScriptedWorkers:
         return [ended]
 
 
+def types_of(error: BaseException) -> tuple[str, ...]:
+    """The names of an error's class and its bases, as `Failure.types` has them."""
+    return tuple(f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__)
+
+
 def _results_of(load: Load) -> list[Success | Failure]:
     """Take out what has ended, consecutive successes together."""
     results: list[Success | Failure] = []
@@ -365,7 +387,7 @@ def _results_of(load: Load) -> list[Success | Failure]:
             load.reported += len(values)
         else:
             _, error, ended_at = load.ended.popleft()
-            results.append(Failure(error, began_at, ended_at))
+            results.append(Failure(error, began_at, ended_at, types_of(error)))
             load.began_at = ended_at
             load.reported += 1
     return results
