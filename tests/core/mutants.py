@@ -305,12 +305,12 @@ MUTANTS = [
         "workers that are too many stay", "scheduler", "        while crew.idle and crew.surplus > 0:", "        while False:"
     ),
     Mutant("who retires is not counted", "crew", "        self.retiring += 1\n", ""),
-    Mutant("a task that is not wanted runs on", "watch", "            job.unwanted.add(index)\n", ""),
+    Mutant("a task that is not wanted runs on", "watch", "            job.unwanted[index] = grace_s\n", ""),
     Mutant(
         "a task that was not wanted is remembered",
         "workload",
-        "job.unwanted.difference_update(range(start, start + count))",
-        "pass",
+        "                del job.unwanted[index]\n",
+        "                pass\n",
     ),
     Mutant("a task that is not wanted runs again", "workload", " or start in job.unwanted\n", "\n"),
     Mutant(

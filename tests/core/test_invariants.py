@@ -60,7 +60,7 @@ SPOILT: dict[str, tuple[str, Callable[[CheckedScheduler], object]]] = {
     "there is a worker too many": ("I2", lambda it: setattr(it.crew, "limit", 1)),
     "a worker retires and is not counted": ("I2", lambda it: setattr(it.crew, "retiring", 1)),
     "a dead worker waits": ("I2", lambda it: it.crew.waiting.update({99: None})),
-    "a task that is nowhere is to be stopped": ("I8", lambda it: it.jobs[2].unwanted.add(99)),
+    "a task that is nowhere is to be stopped": ("I8", lambda it: it.jobs[2].unwanted.update({99: 0.0})),
     "an idle worker is not listed": ("I2", lambda it: setattr(it.crew.workers[1], "state", WorkerState.IDLE)),
     "a retiring worker has work": ("I2", lambda it: setattr(it.crew.workers[1], "state", WorkerState.RETIRING)),
     "a dead worker may be sent more": ("I2", lambda it: it.crew.single.update({99: None})),
