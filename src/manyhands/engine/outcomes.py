@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal as signals
+import threading
 import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ def _opened(blob: bytes) -> Any:
     try:
         return open_blob(blob)
     except BaseException as error:  # unpickling runs user code; whatever it raises belongs to this task
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # far more likely the user's Ctrl-C in the middle of a large result
         from manyhands.crash import NotUnpicklable  # dear to import, and seldom needed
 
         failure = NotUnpicklable(f"the result could not be rebuilt here: {describe(error)}")
