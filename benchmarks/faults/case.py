@@ -24,6 +24,7 @@ LEGEND = {
     "+ORPHAN": "processes are left two seconds after the end",
     "+LEFT": "files are left in /dev/shm or the temporary folder",
     "+RERUN": "an item ran twice though nobody asked for that",
+    "+RERUN (told)": "the same, and its outcome says how often it ran",
     "-": "does not apply, or the peer has no such operation",
 }
 SURVIVED = frozenset({"OK", "REFUSED"})
@@ -88,7 +89,6 @@ class Case:
         ideal_s: seconds that it may well take.
         during: called by the cell once the program told "ready" and the tasks began; for signals and the like.
         began: so many tasks must have begun before `during`.
-        reruns: True where an item may run more than once.
         main: how the program is started: as "module", or as a script of its own, see `cell.program`.
         environment: more of it.
         small: a folder, "/dev/shm" or "TMPDIR", that is on a small file system of its own.
@@ -106,7 +106,6 @@ class Case:
     ideal_s: float = 5.0
     during: Callable[[Any], None] | None = None
     began: int = 0
-    reruns: bool = False
     main: str = "module"
     environment: dict[str, str] = field(default_factory=dict)
     small: str = ""
@@ -126,8 +125,10 @@ def verdict(case: Case, seen: Seen) -> str:
             return "UNBOUNDED"
         return "EXIT-HANG" if seen.first("done") else "HANG"
     text = case.judge(seen)
-    if not case.reruns and any(count > 1 for count in Counter(seen.runs).values()):
-        text += "+RERUN"
+    again = {index: count for index, count in Counter(seen.runs).items() if count > 1}
+    if again:
+        attempts = {event["index"]: event.get("attempts") for event in seen.all("item")}
+        text += "+RERUN" if any(attempts.get(index) != count for index, count in again.items()) else "+RERUN (told)"
     if seen.orphans and not case.may_leave:
         text += "+ORPHAN"
     if seen.left:

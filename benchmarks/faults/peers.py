@@ -21,10 +21,11 @@ Function = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an item ended: with a value, unless there is an error."""
+    """How an item ended: with a value, unless there is an error; and how often it was tried, where the peer says that."""
 
     value: Any = None
     error: BaseException | None = None
+    attempts: int | None = None
 
 
 def result_of(call: Callable[[], Any]) -> Result:
@@ -108,7 +109,7 @@ class ManyhandsProcess(Peer):
 
     def each(self, fn: Function, items: Iterable[Any], timeout: float | None = None) -> Iterator[Result]:
         for outcome in self.pool.outcomes(fn, items, timeout=timeout):
-            yield Result(outcome.value, outcome.error)
+            yield Result(outcome.value, outcome.error, outcome.attempts)
 
     def submit(self, fn: Function, item: Any, timeout: float | None = None) -> Any:
         return self.pool.options(timeout=timeout).submit(fn, item)

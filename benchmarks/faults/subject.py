@@ -22,9 +22,16 @@ def tell_result(event: str, index: int, result: Any) -> None:
     if result.error is None:
         value = result.value
         shown = value if isinstance(value, int | str) else f"{type(value).__name__}"
-        tell(event, index=index, ok=True, value=shown)
+        tell(event, index=index, ok=True, value=shown, attempts=result.attempts)
     else:
-        tell(event, index=index, ok=False, error=type(result.error).__name__, text=str(result.error)[:500])
+        tell(
+            event,
+            index=index,
+            ok=False,
+            error=type(result.error).__name__,
+            text=str(result.error)[:500],
+            attempts=result.attempts,
+        )
 
 
 def main() -> None:

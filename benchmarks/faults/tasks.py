@@ -324,9 +324,9 @@ def reads_stdin(item: Any) -> int:
 
 
 def changes_state(item: Any) -> int:
-    """The even items change what belongs to the process, the odd ones tell what they see."""
+    """The first four items change what belongs to the process, the others tell what they see of that."""
     index = begin(item)
-    if index % 2 == 0:
+    if index < 4:
         os.chdir("/")
         os.environ["FAULTS_LEAK"] = "1"
         os.umask(0o777)
