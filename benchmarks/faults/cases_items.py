@@ -24,6 +24,8 @@ def items(fn: Callable[[Any], Any], make: Callable[[], Any] = lambda: range(COUN
 
     def body(peer: Any) -> None:
         with peer() as pool:
+            if timeout is not None:
+                all(pool.each(tasks.echo, range(4)))  # the start of the workers shall not count
             for index, result in enumerate(pool.each(fn, make(), timeout)):
                 tell_result("item", index, result)
             for index, result in enumerate(pool.each(tasks.echo, range(4))):

@@ -174,25 +174,22 @@ class Joblib(Peer):
     traits = frozenset({"isolated", "timeout", "clock", "initializer"})
 
     def make(self, workers: int, initializer: Callable[[], None] | None) -> Any:
-        import joblib
-
         self.options = {"n_jobs": workers, "return_as": "generator"}
         if initializer is not None:
             self.options["initializer"] = initializer
-        return joblib.Parallel(**self.options)
 
     def each(self, fn: Function, items: Iterable[Any], timeout: float | None = None) -> Iterator[Result]:
         import joblib
 
         parallel = joblib.Parallel(**self.options, timeout=timeout)
         results = parallel(joblib.delayed(fn)(item) for item in items)
-        for value in results:  # the first error ends the call; it does not say which item's it was
+        for value in results:  # the first error ends the call; it does not say which item's it was. Workers are reused.
             yield Result(value)
 
     def map(self, fn: Function, items: Iterable[Any]) -> Iterator[Any]:
         import joblib
 
-        return iter(self.pool(joblib.delayed(fn)(item) for item in items))
+        return iter(joblib.Parallel(**self.options)(joblib.delayed(fn)(item) for item in items))
 
     def __enter__(self) -> Peer:
         return self
