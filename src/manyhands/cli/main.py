@@ -19,8 +19,9 @@ INTERRUPTED = 130
 HELP = """\
 usage: manyhands run [options] COMMAND [::: VALUE ...]      a command line for each value, many at a time
        manyhands map [options] MODULE:FUNCTION [FILE ...]   a Python function for each record, JSON lines out
+       manyhands explain [--input N] COMMAND [::: VALUE ...]   what run would run for one input, word by word
 
-manyhands run --help and manyhands map --help tell more; --version tells the version.
+Each of them tells more with --help; --version tells the version.
 """
 
 
@@ -64,13 +65,17 @@ def _run(words: list[str]) -> int:
         from manyhands.cli.map_command import main as map_records  # only what is asked for
 
         return map_records(words[1:])
+    if name == "explain":
+        from manyhands.cli.explain_command import main as explain  # only what is asked for
+
+        return explain(words[1:])
     if name in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if name in ("-V", "--version"):
         print(f"manyhands {__version__}")
         return 0
-    raise UsageError(f"there is no subcommand {name!r}; write manyhands run ... or manyhands map ..., or manyhands --help")
+    raise UsageError(f"there is no subcommand {name!r}; write manyhands run, map or explain, or manyhands --help")
 
 
 if __name__ == "__main__":
