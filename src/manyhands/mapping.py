@@ -10,6 +10,7 @@ from manyhands.core.tasks import Success
 from manyhands.engine.outcomes import NotOpened, error_of, outcomes_of, values_of
 from manyhands.engine.stream import Stream
 from manyhands.errors import UsageError
+from manyhands.transport.contexts import current_context
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def open_stream(
         source, style = iter(iterables[0]), CallStyle.ONE
     else:
         source, style = zip(*iterables), CallStyle.STAR  # noqa: B905  # as the built-in map: the shortest ends it
-    return Stream(engine, workers, Work(function, style, policy), source, ordered=ordered, waits=waits)
+    return Stream(engine, workers, Work(function, style, policy, current_context()), source, ordered=ordered, waits=waits)
 
 
 def known_total(iterables: Sequence[Iterable[Any]]) -> int | None:

@@ -16,6 +16,7 @@ from manyhands.engine.outcomes import error_of
 from manyhands.engine.waiting import Need, Waiting
 from manyhands.errors import UsageError, note
 from manyhands.pools import Pool
+from manyhands.transport.contexts import current_context
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class WorkQueue:
         self._errors: list[BaseException] = []
         self._is_closed = False
         self._policy = Policy(batch_size=None)
-        self._work = self._pool.workers.prepare(Work(handler, CallStyle.ONE, self._policy))
+        self._work = self._pool.workers.prepare(Work(handler, CallStyle.ONE, self._policy, current_context()))
         self._job_id = self._pool.engine.open_job(self._work, self)
         self._need = Need(self._pool.workers, self._job_id)  # what who waits for all items waits for
 

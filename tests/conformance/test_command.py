@@ -50,7 +50,7 @@ class ShellWorkers(CommandWorkers):
 
     def pack(self, items: list[Any], work: Work) -> tuple[list[Any], int]:
         if work.style == CallStyle.CALL:
-            items = [shell_command(function, *args) for function, args, _ in items]
+            items = [shell_command(function, *args) for function, args, *_ in items]
         return items, 0
 
 

@@ -15,6 +15,7 @@ from manyhands.engine.outcomes import NotOpened, error_of, values_of
 from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
 from manyhands.transport.blobs import Blobs
+from manyhands.transport.contexts import current_context
 from manyhands.transport.loop import shared_loop
 from manyhands.workers.here import here
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
@@ -235,7 +236,7 @@ class Submissions:
             index = self._next_index
             self._next_index += 1
         future = TaskFuture(self, index, key)
-        items, payload_bytes = self._workers.pack([(function, args, kwargs)], self._work)
+        items, payload_bytes = self._workers.pack([(function, args, kwargs, current_context())], self._work)
         if type(items[0]) is Unsendable:
             future.fail(items[0].error)
             return future

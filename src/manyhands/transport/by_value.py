@@ -15,13 +15,14 @@ import io
 import pickle
 import sys
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import cloudpickle
 
-from manyhands.transport import payloads
+from manyhands.transport import contexts, payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,7 +117,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, type):
-            return self._reduce_object(obj)
+            return contexts.reduce_variable(obj) if type(obj) is ContextVar else self._reduce_object(obj)
         if self._definitions is not None:
             known = _arrived.get(obj) or self._definitions.get(obj)
             if known:

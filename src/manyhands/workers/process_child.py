@@ -8,7 +8,8 @@ Who may touch what: `pending` (one for each batch) and `ended` are deques of whi
 `_reading` guards the data pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that
 results leave in order.
 
-Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times). An item is a scalar as it is,
+Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times, id of the context or a list of
+one for each item). An id of 0 is no context; contexts are introduced as functions are. An item is a scalar as it is,
 or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks
 that succeeded and ("f", began, ended, packed failure, could not be loaded, names of its types) for one that failed.
 """
@@ -20,6 +21,7 @@ import pickle
 import select
 import sys
 import time
+from _contextvars import Context, copy_context  # the module without the underscore costs half a millisecond more
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 
@@ -64,6 +66,8 @@ class Child:
         self._ended: deque[tuple[int, Any, float]] = deque()
         self._batch_id = 0
         self._batch_began = 0.0
+        self._flush_at = 0.0
+        self._base: Context | None = None  # what the initializer has set
         self._wants_times = False
         self._reading = allocate_lock()
         self._writing = allocate_lock()
@@ -90,6 +94,7 @@ class Child:
         """Call the initializer; report and tell False when it fails."""
         try:
             call()
+            self._base = copy_context() or None
         except BaseException as error:
             import logging  # dear, and seldom needed
 
@@ -129,29 +134,47 @@ class Child:
 
     def _run_batch(self, batch_id: int, body: bytes) -> None:
         """The whole engine in one loop: take, run, report."""
-        style, function_ids, items, self._wants_times = pickle.loads(body)
+        style, function_ids, items, self._wants_times, context_ids = pickle.loads(body)
         del body
+        pending = deque(items)
+        del items
+        self._batch_began = now = time.monotonic()
+        self._flush_at = now + FLUSH_S
+        self._batch_id = batch_id
+        self._current = (batch_id, pending)  # from here on it can be recalled
+        offset = 0
+        while offset >= 0:
+            fresh = Context()
+            offset = fresh.run(self._run_items, style, function_ids, context_ids, pending, offset, fresh)
+        self._flush()
+        self._running[0] = 0
+
+    def _run_items(
+        self, style: int, function_ids: Any, context_ids: Any, pending: deque[Any], offset: int, fresh: Context
+    ) -> int:
+        """The whole engine in one loop: take, run, report.
+
+        Returns:
+            The offset of the next task, when one has used up the fresh context, so that what it has set is not seen by others.
+            -1: all have ended.
+        """
         own_functions = type(function_ids) is list
+        is_scoped = self._base is not None or (any(context_ids) if own_functions else bool(context_ids))
         function: Any = None
         function_id = 0 if own_functions else function_ids
         put = self._ended.append
         scalars = payloads.SCALARS
         clock = time.monotonic
         running, since = self._running, self._since
-        token = batch_id << OFFSET_BITS
-        offset = -1
-        pending = deque(items)
+        token = self._batch_id << OFFSET_BITS
         take = pending.popleft
-        self._batch_began = now = clock()
-        flush_at = now + FLUSH_S
-        self._batch_id = batch_id
-        self._current = (batch_id, pending)  # from here on it can be recalled
-        del items
+        offset -= 1
+        now = clock()
         while True:
             try:
                 item = take()
             except IndexError:
-                break
+                return -1
             offset += 1
             # The order counts: the parent may read in between, and must rather see the old task with the new time than the
             # reverse.
@@ -159,7 +182,9 @@ class Child:
             running[0] = token + offset + 1
             loaded = False
             try:
-                if function is None or own_functions:
+                if is_scoped:
+                    function = self._scoped(function_ids, context_ids, offset)
+                elif function is None or own_functions:
                     function = self._load_function(function_ids[offset] if own_functions else function_id)
                 if type(item) is tuple:
                     item = payloads.loads(item[0])
@@ -177,7 +202,7 @@ class Child:
                     blob = payloads.dumps(value, what="result")
                     put((PICKLED, blob, now := clock()))
                     if len(blob) > LARGE_BYTES:
-                        flush_at = 0.0
+                        self._flush_at = 0.0
                     del blob
                 del value
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
@@ -186,12 +211,23 @@ class Child:
                 item = value = None
                 failure = (pack_failure(error, hide_frames=1), types_of(error))
                 put((FAILED if loaded else UNLOADABLE, failure, now := clock()))
-            if now > flush_at and pending:
+            if now > self._flush_at and pending:
                 self._flush()
-                flush_at = now + FLUSH_S
-        function = None
-        self._flush()
-        running[0] = 0
+                self._flush_at = now + FLUSH_S
+            if fresh:
+                return offset + 1
+
+    def _scoped(self, function_ids: Any, context_ids: Any, offset: int) -> Any:
+        """The function of a task, to be called in a context of its own; without a frame of ours in its tracebacks."""
+        from functools import partial  # only for who uses context variables
+
+        from manyhands.transport.contexts import merged  # as above
+
+        own = type(function_ids) is list
+        function = self._load_function(function_ids[offset] if own else function_ids)  # before the context, see `dump_context`
+        context_id = context_ids[offset] if own else context_ids
+        context = merged(self._base, self._load_function(context_id) if context_id else None)
+        return function if context is None else partial(context.copy().run, function)
 
     def _load_function(self, function_id: int) -> Any:
         if function_id in self._loaded:

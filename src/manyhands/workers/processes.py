@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands.transport import payloads
+from manyhands.transport.contexts import dump_context
 from manyhands.transport.frames import Kind
 from manyhands.transport.loop import shared_loop
 from manyhands.workers.channel import Channel
@@ -20,6 +21,7 @@ from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextvars import Context
     from multiprocessing.context import BaseContext
 
     from manyhands.core.events import Event
@@ -66,7 +68,8 @@ class ProcessWorkers:
     def prepare(self, work: Work) -> Work:
         if work.function is None:
             return work
-        return work._replace(function=payloads.dump_function(work.function))  # type: ignore[arg-type]
+        function = payloads.dump_function(work.function)
+        return work._replace(function=function, context=dump_context(work.context))  # type: ignore[arg-type]
 
     def pack(self, items: list[Any], work: Work) -> tuple[list[Any], int]:
         if work.style == CallStyle.ONE and payloads.are_scalars(items):
@@ -87,7 +90,7 @@ class ProcessWorkers:
                 packed.append(Unsendable(_original(error)))
             else:
                 packed.append(entry)
-                size += len(entry[-1])
+                size += len(entry[-1 if len(entry) == 1 else 1])
         return packed, size
 
     # ---- called by the engine, with its lock held -------------------------------------------------------------------------
@@ -115,13 +118,17 @@ class ProcessWorkers:
         work = self._jobs[batch.job_id]
         items = batch.items
         function_ids: Any
+        context_ids: Any
         if work.style == CallStyle.CALL:
-            needed = {function for function, _ in items}
-            function_ids = [self._introduce(channel, function, needed) for function, _ in items]
-            items = [(call,) for _, call in items]
+            needed = {part for function, _, context in items for part in (function, context)}
+            function_ids = [self._introduce(channel, function, needed) for function, _, _ in items]
+            context_ids = [self._introduce(channel, context, needed) if context else 0 for _, _, context in items]
+            items = [(call,) for _, call, _ in items]
         else:
-            function_ids = self._introduce(channel, work.function, {work.function})  # type: ignore[arg-type]
-        body = pickle.dumps((int(work.style), function_ids, items, work.policy.records_times), payloads.PROTOCOL)
+            needed = {work.function, work.context}
+            function_ids = self._introduce(channel, work.function, needed)  # type: ignore[arg-type]
+            context_ids = self._introduce(channel, work.context, needed) if work.context else 0
+        body = pickle.dumps((int(work.style), function_ids, items, work.policy.records_times, context_ids), payloads.PROTOCOL)
         channel.write(Kind.BATCH, batch.id, body)
         return ()
 
@@ -172,7 +179,7 @@ class ProcessWorkers:
         return [fd for channel in list(self._channels.values()) for fd in channel.descriptors()]
 
     def _introduce(self, channel: Channel, function: bytes, needed: set[bytes]) -> int:
-        """The id of a function; its pickle is sent before the first batch that needs it, `needed` being all of that batch."""
+        """The id of a function or a context; its pickle goes before the first batch that needs it. `needed`: by that batch."""
         function_id = self._function_ids.get(function)
         if function_id is None:
             if len(self._function_ids) >= REGISTERED_FUNCTIONS:
@@ -205,9 +212,10 @@ def _dumped_initializer(initializer: Callable[..., object] | None, initargs: tup
     return pickle.dumps((payloads.dump_function(initializer), payloads.dumps(initargs, what="initargs")), payloads.PROTOCOL)
 
 
-def _packed_call(call: tuple[Any, tuple[Any, ...], dict[str, Any]]) -> tuple[bytes, bytes]:
-    function, args, kwargs = call
-    return payloads.dump_function(function), payloads.dumps((args, kwargs), what=("args", "kwargs"))
+def _packed_call(call: tuple[Any, tuple[Any, ...], dict[str, Any], Context | None]) -> tuple[bytes, bytes, bytes]:
+    function, args, kwargs, context = call
+    dumped = payloads.dump_function(function), payloads.dumps((args, kwargs), what=("args", "kwargs"))
+    return *dumped, dump_context(context) if context is not None else b""
 
 
 def _original(error: BaseException) -> BaseException:

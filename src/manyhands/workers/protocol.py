@@ -19,15 +19,22 @@ class CallStyle(IntEnum):
 
     ONE = 0  # function(item)
     STAR = 1  # function(*item)
-    CALL = 2  # item is (function, args, kwargs), as `submit` has them
+    CALL = 2  # item is (function, args, kwargs, context or None), as `submit` has them
 
 
 class Work(NamedTuple):
-    """What the tasks of one job do. `function` is None when each item brings its own, and for commands."""
+    """What the tasks of one job do.
+
+    Attributes:
+        function: None when each item brings its own, and for commands.
+        context: the context variables that each task gets a copy of, in the form of the kind of worker; empty when there are
+            none, and when each item brings its own.
+    """
 
     function: Callable[..., Any] | None
     style: CallStyle
     policy: Policy
+    context: Any = None
 
 
 class Unsendable(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
@@ -140,12 +141,14 @@ class SerialWorkers:
 def _run(work: Work, item: Any, began: float) -> Success | Failure:
     function: Any = work.function
     try:
+        context = work.context if work.style != CallStyle.CALL else item[3]
+        run = Context().run if context is None else context.copy().run
         if work.style == CallStyle.ONE:
-            value = function(item)
+            value = run(function, item)
         elif work.style == CallStyle.STAR:
-            value = function(*item)
+            value = run(function, *item)
         else:
-            value = item[0](*item[1], **item[2])
+            value = run(item[0], *item[1], **item[2])
     except BaseException as error:  # an outcome is delivered
         return Failure(error, began, time.monotonic(), types_of(error))
     ended = time.monotonic()

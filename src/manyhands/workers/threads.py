@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections import deque
+from contextvars import Context
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from manyhands.core.events import (
 )
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
+from manyhands.transport.contexts import current_context, merged
 from manyhands.transport.failures import describe, types_of
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
@@ -48,9 +51,11 @@ class _Hand:
     """
 
     __slots__ = (
+        "base",
         "batch",
         "began",
         "ended",
+        "flush_at",
         "id",
         "inbox",
         "is_initializing",
@@ -73,7 +78,9 @@ class _Hand:
         self.ended: deque[tuple[bool, Any, float]] = deque()
         self.offset = -1
         self.began = 0.0
+        self.flush_at = 0.0
         self.reported_at = 0.0
+        self.base: Context | None = None  # what the initializer has set
         self.thread: threading.Thread | None = None
 
     def running(self) -> Running | None:
@@ -138,7 +145,8 @@ class ThreadWorkers:
 
     def start(self, worker_id: int, slot: int) -> Sequence[Event]:
         hand = _Hand(worker_id, self)
-        thread = threading.Thread(target=self._live, args=(hand,), name=f"{self.name}_{slot - 1}", daemon=True)
+        name = f"{self.name}_{slot - 1}"
+        thread = threading.Thread(target=Context().run, args=(self._live, hand), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # the process may have no more threads
@@ -238,6 +246,7 @@ class ThreadWorkers:
             end = WorkerEnd(reason=str(failure))
             self.tell(lambda: [PoolFailed(failure), *self._bury(hand, end)])
             return False
+        hand.base = current_context()
         hand.is_initializing = False
         self.has_started = True
         self.tell(lambda: [WorkerStarted(hand.id)])
@@ -250,32 +259,47 @@ class ThreadWorkers:
         return [WorkerEnded(hand.id, end)]
 
     def _run(self, hand: _Hand, batch: Batch, work: Work) -> None:
-        """The whole engine in one loop: take, run, report."""
+        """Run a batch, such that no task sees what another has set of its context."""
+        hand.pending.extend(batch.items)
+        hand.offset = -1
+        hand.began = hand.reported_at = now = time.monotonic()
+        hand.flush_at = now + FLUSH_S
+        hand.batch = batch  # from here on it can be recalled
+        is_done = False
+        while not is_done:
+            fresh = Context()
+            is_done = fresh.run(self._run_items, hand, batch, work, fresh)
+        self.tell(lambda: _finish(hand, batch))
+
+    def _run_items(self, hand: _Hand, batch: Batch, work: Work, fresh: Context) -> bool:
+        """The whole engine in one loop: take, run, report. False when a task has used up the fresh context; there may be more."""
         clock = time.monotonic
         pending = hand.pending
-        pending.extend(batch.items)
         take = pending.popleft
         put = hand.ended.append
         style = work.style
         function: Any = work.function
-        hand.offset = -1
-        hand.began = hand.reported_at = now = clock()
-        hand.batch = batch  # from here on it can be recalled
-        flush_at = now + FLUSH_S
+        base = hand.base
+        context = merged(base, work.context)
+        now = clock()
         while True:
             try:
                 item = take()
             except IndexError:
-                break
+                return True
             hand.began = now
             hand.offset += 1
             try:
+                if context is not None and function is not None:
+                    function = partial(context.copy().run, work.function)  # type: ignore[arg-type]  # adds no frame
                 if style == CallStyle.ONE:
                     value = function(item)
                 elif style == CallStyle.STAR:
                     value = function(*item)
-                else:
+                elif item[3] is None and base is None:
                     value = item[0](*item[1], **item[2])
+                else:
+                    value = merged(base, item[3]).copy().run(item[0], *item[1], **item[2])  # type: ignore[union-attr]
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
                 del item
                 put((False, _without_our_frame(error), now := clock()))
@@ -283,10 +307,11 @@ class ThreadWorkers:
                 del item
                 put((True, value, now := clock()))
                 del value
-            if now > flush_at and pending:
+            if now > hand.flush_at and pending:
                 self.tell(lambda: _collect(hand, batch))
-                flush_at = now + FLUSH_S
-        self.tell(lambda: _finish(hand, batch))
+                hand.flush_at = now + FLUSH_S
+            if fresh:
+                return False
 
 
 def _without_our_frame(error: BaseException) -> BaseException:
