@@ -51,7 +51,7 @@ class _DeafLauncher:
 
     def launch(self, _: list[int]) -> Launched:
         process = subprocess.Popen(["sleep", "300"], start_new_session=True)
-        return self.pipes.launched(process.pid, process, self._set_up)
+        return self.pipes.launched(process.pid, "mark", process, self._set_up)
 
 
 def test_large_initargs_go_first_and_keep_nobody_waiting() -> None:
@@ -61,7 +61,7 @@ def test_large_initargs_go_first_and_keep_nobody_waiting() -> None:
     loop.acquire()
     try:
         channel.write(Kind.BATCH, 7, b"body")  # before there is a process
-        loop.call_soon(lambda: channel.launch(launcher, is_killed=False))  # type: ignore[arg-type]
+        loop.call_soon(lambda: channel.launch(launcher, lambda: False))  # type: ignore[arg-type]
         answered = threading.Event()
         loop.call_soon(answered.set)
         assert answered.wait(PATIENCE_S), "the loop waits for a worker that does not read"

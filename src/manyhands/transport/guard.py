@@ -1,13 +1,15 @@
 """No orphans: a tiny process that ends what we started when we are gone, even by SIGKILL.
 
-Everything that we start carries a mark in its environment, which its own children inherit, whatever process group or session
-they make. The guard, a shell of 1 MB, waits on a pipe of which we hold the other end. When that ends without a word, it kills,
-by SIGKILL, every process that carries the mark. It works where there is /proc; elsewhere worker processes notice the end of
-their pipes.
+Everything that we start carries a mark of its own in its environment, which its children inherit, whatever process group or
+session they make. A mark is <owner>.<number>; what starts in a marked process appends its own, so that who started the first
+finds all: "<owner>.<number>:<owner>.<number>". The guard, a shell of 1 MB, waits on a pipe of which we hold the other end. When
+that ends without a word, it kills, by SIGKILL, every process that carries a mark of this owner, and what descends from those. It
+works where there is /proc; elsewhere worker processes notice the end of their pipes.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 
@@ -15,15 +17,27 @@ __all__ = ["MARK", "Guard", "shared_guard"]
 
 MARK = "MANYHANDS_OWNER"
 
-SCRIPT = f"""
+SCRIPT = """
 trap '' HUP INT TERM QUIT PIPE
 read -r word
 [ "$word" = end ] && exit
+below() {
+    for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do
+        echo "$child"
+        below "$child"
+    done
+}
 for round in 1 2 3 4 5 6 7 8 9; do
     found=
-    for file in $(grep -lsaF "{MARK}=$1" /proc/[0-9]*/environ); do
-        pid=${{file#/proc/}}
-        kill -9 "${{pid%/environ}}" 2>/dev/null && found=1
+    pids=$(
+        for file in $(grep -lsaF "$1." /proc/[0-9]*/environ); do
+            pid=${file#/proc/}
+            echo "${pid%/environ}"
+            below "${pid%/environ}"
+        done
+    )
+    for pid in $pids; do
+        kill -9 "$pid" 2>/dev/null && found=1
     done
     [ -z "$found" ] && [ "$round" -gt 2 ] && exit
     sleep 0.1
@@ -37,11 +51,22 @@ class Guard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pipe_fd = -1
-        self._mark = f"{os.getpid()}-{os.urandom(8).hex()}"
+        self._owner = f"{os.getpid()}-{os.urandom(8).hex()}"
+        self._numbers = itertools.count(1)
 
-    def environment(self, base: dict[str, str] | None = None) -> dict[str, str]:
+    def new_mark(self) -> str:
+        """A mark for one process that we are about to start, and for what descends from it."""
+        return f"{self._owner}.{next(self._numbers)}"
+
+    @staticmethod
+    def value(mark: str) -> str:
+        """What `MARK` is in the environment of a process with this mark."""
+        inherited = os.environ.get(MARK)
+        return f"{inherited}:{mark}" if inherited else mark
+
+    def environment(self, mark: str, base: dict[str, str] | None = None) -> dict[str, str]:
         """The environment for a process that shall not outlive this one."""
-        return {**(os.environ if base is None else base), MARK: self._mark}
+        return {**(os.environ if base is None else base), MARK: self.value(mark)}
 
     def watch(self) -> None:
         """Start the guard if it does not run. To be called before anything that it shall guard is started."""
@@ -58,7 +83,7 @@ class Guard:
             # A session of its own: what ends our group does not end it. Not subprocess, which costs milliseconds to import.
             os.posix_spawn(
                 "/bin/sh",
-                ["/bin/sh", "-c", SCRIPT, "manyhands-guard", self._mark],
+                ["/bin/sh", "-c", SCRIPT, "manyhands-guard", self._owner],
                 {name: value for name, value in os.environ.items() if name != MARK},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, read_fd, 0),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +21,7 @@ from manyhands.transport.frames import HEADER, FrameReader, Kind
 from manyhands.transport.guard import shared_guard
 from manyhands.transport.lines import LineCutter, shared_output
 from manyhands.transport.loop import READ, WRITE, shared_loop
+from manyhands.transport.trees import Tree, shared_feller
 from manyhands.workers.process_child import OFFSET_BITS
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Channel:
         self._lock = threading.RLock()  # a signal handler may come back here while its thread holds it
         self._unsent: deque[memoryview] = deque()
         self._launched: Launched | None = None
+        self._tree: Tree | None = None
         self._is_over = False
         self._frames = FrameReader()
         self._streams = {"stdout": LineCutter("stdout"), "stderr": LineCutter("stderr")}
@@ -121,18 +122,34 @@ class Channel:
         token = launched.running[0]
         return ((token >> OFFSET_BITS, (token & ((1 << OFFSET_BITS) - 1)) - 1) if token else None), launched.since[0]
 
-    def signal(self, number: int) -> None:
-        """Signal the worker and its children, unless it is gone."""
+    def signal(self, number: int) -> bool:
+        """Signal the worker and its process group; False when it is gone."""
         with self._lock:
-            if self._launched is not None and not self._is_over:
+            launched = self._launched
+            if launched is None or self._is_over:
+                return False
+            for send in (os.killpg, os.kill):  # a forked worker makes its group a moment after its start
                 try:
-                    os.killpg(self._launched.pid, number)
+                    send(launched.pid, number)
+                    break
                 except (ProcessLookupError, PermissionError):
                     pass
+            return True
+
+    def terminate(self) -> None:
+        """Ask the worker and its process group to end. Returns at once."""
+        if self._tree is not None:
+            shared_feller().terminate(self._tree)
 
     def kill(self) -> None:
-        """End the worker and its children at once."""
-        self.signal(signal.SIGKILL)
+        """End the worker and all that descends from it. Returns at once."""
+        if self._tree is not None:
+            shared_feller().fell(self._tree)
+
+    @property
+    def tree(self) -> Tree | None:
+        """The worker's process and what descends from it; None before its start and after its end."""
+        return self._tree if not self._is_over else None
 
     def descriptors(self) -> list[int]:
         """What this channel holds open."""
@@ -140,10 +157,10 @@ class Channel:
 
     # ---- the loop's thread ------------------------------------------------------------------------------------------------
 
-    def launch(self, launcher: CleanLauncher | ContextLauncher, *, is_killed: bool) -> None:
+    def launch(self, launcher: CleanLauncher | ContextLauncher, is_killed: Callable[[], bool]) -> None:
         """Start the process."""
         try:
-            if is_killed:
+            if is_killed():
                 raise OSError("the pool was killed")
             shared_guard().watch()
             launched = launcher.launch(self._keeper.descriptors())
@@ -156,6 +173,7 @@ class Channel:
             head = HEADER.pack(len(launched.set_up), Kind.SETUP, 0)
             self._unsent.extendleft((memoryview(launched.set_up), memoryview(head)))
             launched.set_up = b""
+            self._tree = Tree(launched.pid, launched.mark, self.signal)
             self._push()
             has_unsent = bool(self._unsent)
         loop = self._loop
@@ -166,6 +184,8 @@ class Channel:
             loop.watch(launched.sentinel, READ, lambda _: self._on_end())
         if has_unsent:
             self._watch_for_room()
+        if is_killed():  # meanwhile, and it was not there to be killed
+            self.kill()
 
     def _report_unlaunched(self, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
@@ -262,6 +282,8 @@ class Channel:
         for fd in launched.descriptors():
             self._loop.unwatch(fd)
         end = launched.wait()
+        if self._tree is not None:
+            shared_feller().sweep(self._tree)  # what its tasks have left behind, in whatever session
         self._read_results(launched)
         for name, fd in (("stdout", launched.stdout), ("stderr", launched.stderr)):
             self._drain(fd, name)

@@ -6,7 +6,6 @@ that may just be ending.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import WorkerEnd
 from manyhands.transport.loop import shared_loop
+from manyhands.transport.trees import Feller
 from manyhands.workers.program import Finished, Launch, Program
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class CommandWorkers:
         program = self._programs[worker_id][0]
         program.is_stopped = True
         if grace_s > 0:
-            program.signal(signal.SIGTERM)
+            program.terminate()
             self._loop.call_at(time.monotonic() + grace_s, program.kill)
         else:
             program.kill()
@@ -106,13 +106,8 @@ class CommandWorkers:
 
     def kill_all(self) -> None:
         self._is_killed = True
-        self.signal_all(signal.SIGKILL)
-
-    def signal_all(self, number: int) -> None:
-        """Signal every program that runs, with its children."""
-        for programs in list(self._programs.values()):
-            for program in list(programs):
-                program.signal(number)
+        programs = [program for waiting in list(self._programs.values()) for program in list(waiting)]
+        Feller.fell_now([tree for program in programs if (tree := program.tree) is not None])
 
     def close(self) -> None:
         """Nothing is shared."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.core.tasks import WorkerEnd
 from manyhands.transport import payloads
-from manyhands.transport.guard import shared_guard
+from manyhands.transport.guard import MARK, Guard, shared_guard
 from manyhands.workers.process_child import CELL_BYTES, Child, _prepare_streams
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ class Launched:
     Attributes:
         to_child, from_child, control, stdout, stderr: descriptors, non-blocking.
         sentinel: a descriptor that becomes readable when the process has ended; None: the end of `from_child` says so.
+        mark: what it and its descendants carry in their environment.
         running, since: the two words of shared memory, see `process_child`.
         process: how to wait for it.
         set_up: body of the SETUP frame, which is to be sent before anything else.
     """
 
     pid: int
+    mark: str
     to_child: int
     from_child: int
     control: int
@@ -148,10 +150,11 @@ class _Pipes:
         for fd in self.open_fds:
             os.close(fd)
 
-    def launched(self, pid: int, process: Any, set_up: tuple[Any, ...]) -> Launched:
+    def launched(self, pid: int, mark: str, process: Any, set_up: tuple[Any, ...]) -> Launched:
         """Put it together."""
         return Launched(
             pid,
+            mark,
             self.to_child,
             self.from_child,
             self.control,
@@ -195,6 +198,7 @@ class CleanLauncher:
         if not sys.executable:
             raise OSError("there is no Python interpreter to start workers with: sys.executable is empty")
         pipes = _Pipes()
+        mark = shared_guard().new_mark()
         try:
             process = subprocess.Popen(
                 [*self._command, *map(str, pipes.child_fds)],
@@ -203,13 +207,13 @@ class CleanLauncher:
                 stderr=pipes.child_stderr,
                 pass_fds=pipes.child_fds,
                 start_new_session=True,
-                env=shared_guard().environment(),
+                env=shared_guard().environment(mark),
             )
         except BaseException:
             pipes.abandon()
             raise
         pipes.hand_over()
-        return pipes.launched(process.pid, process, (list(sys.path), list(sys.argv), _authkey(), self._initializer))
+        return pipes.launched(process.pid, mark, process, (list(sys.path), list(sys.argv), _authkey(), self._initializer))
 
 
 def _authkey() -> bytes | None:
@@ -231,6 +235,7 @@ class ContextLauncher:
         from multiprocessing.connection import Connection  # only for who uses multiprocessing
 
         pipes = _Pipes()
+        mark = shared_guard().new_mark()
         is_fork = self._context.get_start_method(allow_none=False) == "fork"
         child_ends = (*pipes.child_fds, pipes.child_stdout, pipes.child_stderr)
         own_ends = (pipes.to_child, pipes.from_child, pipes.control, pipes.stdout, pipes.stderr)
@@ -239,7 +244,9 @@ class ContextLauncher:
         try:
             ends.extend(Connection(os.dup(fd)) for fd in child_ends)
             process = self._context.Process(  # type: ignore[attr-defined]
-                target=_live, args=(ends, to_close, self._initializer, self._initargs), name="manyhands-worker"
+                target=_live,
+                args=(ends, to_close, Guard.value(mark), self._initializer, self._initargs),
+                name="manyhands-worker",
             )
             process.start()
         except BaseException:
@@ -249,12 +256,15 @@ class ContextLauncher:
             for end in ends:
                 end.close()
         pipes.hand_over()
-        return pipes.launched(process.pid, process, (None, None, None, b""))
+        return pipes.launched(process.pid, mark, process, (None, None, None, b""))
 
 
-def _live(ends: list[Any], to_close: list[int], initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+def _live(
+    ends: list[Any], to_close: list[int], mark: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> None:
     """Be a worker, in a process that multiprocessing has started."""
     os.setsid()
+    os.environ[MARK] = mark  # for the programs that tasks start; of this process itself only the parent knows
     for fd in to_close:
         os.close(fd)
     fds = [os.dup(end.fileno()) for end in ends]

@@ -40,6 +40,7 @@ __all__ = ["CELL_BYTES", "OFFSET_BITS", "Child", "main"]
 CELL_BYTES = 16  # two words of shared memory: which task is running, and since when
 OFFSET_BITS = 24  # the first word is batch id << OFFSET_BITS | offset + 1
 FLUSH_S = 0.005  # results of a batch that takes longer are sent in between
+LAST_WORDS_S = 0.5  # to end the children of tasks, once the parent is dead
 LARGE_BYTES = 1 << 16  # a result of this size is sent at once
 
 ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
@@ -355,8 +356,21 @@ class Child:
         import signal  # only now
 
         if os.getpgid(0) == self._pid == os.getpid():
+            # In a thread, since an import waits for as long as a task is in the middle of importing the same module.
+            done = allocate_lock()
+            done.acquire()
+            start_new_thread(self._kill_descendants, (done,))
+            done.acquire(timeout=LAST_WORDS_S)
             os.killpg(self._pid, signal.SIGKILL)
         os._exit(1)
+
+    def _kill_descendants(self, done: Any) -> None:
+        try:
+            from manyhands.transport.trees import kill_descendants  # only now
+
+            kill_descendants(self._pid)
+        finally:
+            done.release()
 
 
 def _load(function: bytes) -> Any:

@@ -7,7 +7,6 @@ process is an event of its own (pidfd, or the end of its result pipe), and a wor
 from __future__ import annotations
 
 import pickle
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from manyhands.transport import payloads
 from manyhands.transport.contexts import dump_context
 from manyhands.transport.frames import Kind
 from manyhands.transport.loop import shared_loop
+from manyhands.transport.trees import Feller
 from manyhands.workers.channel import Channel
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
@@ -110,7 +110,7 @@ class ProcessWorkers:
         self._channels[worker_id] = channel
         launcher = self._launcher
         assert launcher is not None, "a closed kind starts no worker"
-        self._loop.call_soon(lambda: channel.launch(launcher, is_killed=self._is_killed))
+        self._loop.call_soon(lambda: channel.launch(launcher, lambda: self._is_killed))
         return ()
 
     def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
@@ -143,7 +143,7 @@ class ProcessWorkers:
     def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:
         channel = self._channels[worker_id]
         if grace_s > 0:
-            channel.signal(signal.SIGTERM)
+            channel.terminate()
             self._loop.call_at(time.monotonic() + grace_s, channel.kill)
         else:
             channel.kill()
@@ -159,8 +159,7 @@ class ProcessWorkers:
 
     def kill_all(self) -> None:
         self._is_killed = True
-        for channel in list(self._channels.values()):
-            channel.kill()
+        Feller.fell_now([tree for channel in list(self._channels.values()) if (tree := channel.tree) is not None])
 
     def close(self) -> None:
         self._launcher = None  # it may hold the user's queues and locks

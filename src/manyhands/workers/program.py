@@ -18,6 +18,7 @@ from manyhands.core.tasks import Failure, Success, WorkerEnd
 from manyhands.transport.guard import shared_guard
 from manyhands.transport.loop import READ, WRITE, shared_loop
 from manyhands.transport.spool import Spool
+from manyhands.transport.trees import Tree, shared_feller
 
 if TYPE_CHECKING:
     import subprocess
@@ -113,6 +114,8 @@ class Program:
         self._ended_at = 0.0
         self._is_over = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._mark = shared_guard().new_mark()
+        self._tree: Tree | None = None
         self._input = memoryview(b"")
 
     @property
@@ -130,18 +133,31 @@ class Program:
 
     # ---- signals, from any thread -----------------------------------------------------------------------------------------
 
-    def signal(self, number: int) -> None:
-        """Signal the program and its children, unless it has been waited for."""
+    def signal(self, number: int) -> bool:
+        """Signal the program and its process group; False when it has not begun, or has been waited for."""
         with self._keeper.reaping:
-            if self.pid and self._status is None:
-                try:
-                    os.killpg(self.pid, number)
-                except (ProcessLookupError, PermissionError):
-                    pass
+            if not self.pid or self._status is not None:
+                return False
+            try:
+                os.killpg(self.pid, number)
+            except (ProcessLookupError, PermissionError):
+                pass
+            return True
+
+    def terminate(self) -> None:
+        """Ask it and its process group to end. Returns at once."""
+        if self._tree is not None:
+            shared_feller().terminate(self._tree)
 
     def kill(self) -> None:
-        """End it at once."""
-        self.signal(signal.SIGKILL)
+        """End it and all that descends from it. Returns at once."""
+        if self._tree is not None:
+            shared_feller().fell(self._tree)
+
+    @property
+    def tree(self) -> Tree | None:
+        """The program and what descends from it; None before its start and after its end."""
+        return self._tree if self._status is None else None
 
     # ---- start ------------------------------------------------------------------------------------------------------------
 
@@ -161,6 +177,7 @@ class Program:
                 self._command = item if function is None else function(item, self._slot)
             shared_guard().watch()
             self._spawn(self._command)
+            self._tree = Tree(self.pid, self._mark, self.signal)
             if type(item) is Launch:
                 item.on_start(self.pid)
         except Exception as error:  # not found, not executable, too long, no descriptors or processes left
@@ -179,9 +196,9 @@ class Program:
             stderr = self._pipe(opened, to_child=False) if command.capture else None
             ends = [end[1] if end is not None else None for end in (stdin, stdout, stderr)]
             if command.cwd is None:
-                self.pid = _posix_spawn(command, *ends)
+                self.pid = _posix_spawn(command, self._mark, *ends)
             else:
-                self._process = _popen(command, *ends)
+                self._process = _popen(command, self._mark, *ends)
                 self.pid = self._process.pid
         except BaseException as error:
             for fd in opened:
@@ -268,6 +285,8 @@ class Program:
             self._status = os.waitstatus_to_exitcode(status)
         if self._process is not None:
             self._process.returncode = self._status
+        if self._tree is not None and (self.is_stopped or self._status < 0):
+            shared_feller().sweep(self._tree)  # unlike what ends by itself, it leaves nothing running
         self._ended_at = time.monotonic()
         if self._pidfd >= 0:
             self._loop.unwatch(self._pidfd)
@@ -335,14 +354,14 @@ class Program:
         )
 
 
-def _environment(command: Command) -> dict[str, str]:
-    environment = shared_guard().environment(None if command.env is None else dict(command.env))
+def _environment(command: Command, mark: str) -> dict[str, str]:
+    environment = shared_guard().environment(mark, None if command.env is None else dict(command.env))
     if command.extra_env:
         environment.update(command.extra_env)
     return environment
 
 
-def _posix_spawn(command: Command, stdin: int | None, stdout: int | None, stderr: int | None) -> int:
+def _posix_spawn(command: Command, mark: str, stdin: int | None, stdout: int | None, stderr: int | None) -> int:
     actions: list[tuple[Any, ...]] = []
     if stdin is None:
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
@@ -353,18 +372,18 @@ def _posix_spawn(command: Command, stdin: int | None, stdout: int | None, stderr
     if stderr is not None:
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
     return os.posix_spawnp(
-        command.args[0], command.args, _environment(command), file_actions=actions, setpgroup=0, setsigdef=RESTORED_SIGNALS
+        command.args[0], command.args, _environment(command, mark), file_actions=actions, setpgroup=0, setsigdef=RESTORED_SIGNALS
     )
 
 
-def _popen(command: Command, stdin: int | None, stdout: int | None, stderr: int | None) -> subprocess.Popen[bytes]:
+def _popen(command: Command, mark: str, stdin: int | None, stdout: int | None, stderr: int | None) -> subprocess.Popen[bytes]:
     """For what `posix_spawn` cannot do: another working folder."""
     import subprocess  # costs milliseconds, and few commands need it
 
     return subprocess.Popen(
         list(command.args),
         cwd=command.cwd,
-        env=_environment(command),
+        env=_environment(command, mark),
         stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=stdout,
         stderr=stderr,

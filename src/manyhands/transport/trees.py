@@ -1,0 +1,354 @@
+"""Ending a process with all that descends from it, whatever process group, session or parent the descendants have by now.
+
+Descendants are found twice over: by parentage, which knows also those that have cleared their environment, and by the mark that
+everything we start carries in its environment (see `guard`), which knows also those whose parents have died. Everything that is
+found is stopped first, so that nothing forks while we look, and killed when a look finds nothing new. What is both without the
+mark and without a chain of living parents is not found.
+
+This needs /proc; elsewhere only the process group is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Feller", "Tree", "kill_descendants", "shared_feller"]
+
+MOST_ROUNDS = 30  # something that forks faster than we look is stopped in the first two or three; a limit on everything
+BLANK_ROUNDS = 3  # an environment reads as empty for the instant of an execve; for others it is empty for good
+BLANK_S = 0.001
+IDLE_S = 0.2  # then the thread ends
+HAS_PROC = os.path.isdir("/proc/self")
+
+
+class Tree:
+    """A process that we have started, with all that descends from it.
+
+    Args:
+        pid: the process, which leads its own process group.
+        mark: what it and its descendants carry in their environment.
+        signal: sends a signal to its process group; False when the process has been waited for, so that its pid means nothing.
+
+    Attributes:
+        known: descendants that were seen before, by pid: when each started. They count though their parents may be gone by now.
+    """
+
+    __slots__ = ("known", "mark", "pid", "signal")
+
+    def __init__(self, pid: int, mark: str, signal: Callable[[int], bool]) -> None:
+        self.pid = pid
+        self.mark = mark
+        self.signal = signal
+        self.known: dict[int, int] = {}
+
+
+class _Seen(NamedTuple):
+    """One process: its parent, and when it started (clock ticks since boot), which tells it from a later one with its pid."""
+
+    parent: int
+    started: int
+    is_dead: bool
+
+
+class Feller:
+    """Ends trees, in a thread of its own that exists only while there is something to do.
+
+    `_lock` guards what is waiting, and whether the thread is there. What comes in while the thread looks through /proc is looked
+    for together, in its next look.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Callable[[list[Tree]], None], Tree]] = []
+        self._has_work = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def fell(self, tree: Tree) -> None:
+        """End a whole tree soon; its root dies last, so that whoever hears of its end knows that the rest is gone."""
+        if HAS_PROC:
+            self._do(fell, tree)
+        else:
+            tree.signal(signal.SIGKILL)
+
+    def sweep(self, tree: Tree) -> None:
+        """End soon what is left of a tree whose root has ended."""
+        if HAS_PROC:
+            self._do(sweep, tree)
+
+    def terminate(self, tree: Tree) -> None:
+        """Ask the root of a tree and its process group to end, by SIGTERM. What does not is known even when the root is gone."""
+        if HAS_PROC:
+            self._do(terminate, tree)
+        else:
+            tree.signal(signal.SIGTERM)
+
+    @staticmethod
+    def fell_now(trees: list[Tree]) -> None:
+        """End whole trees, before this returns."""
+        if HAS_PROC:
+            fell(trees)
+        else:
+            for tree in trees:
+                tree.signal(signal.SIGKILL)
+
+    def _do(self, act: Callable[[list[Tree]], None], tree: Tree) -> None:
+        with self._lock:
+            self._waiting.append((act, tree))
+            self._has_work.set()
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._run, name="manyhands-feller", daemon=True)
+            try:
+                thread.start()
+                self._thread = thread
+                return
+            except RuntimeError:  # the interpreter is ending (Python 3.12 and later), or there can be no more threads
+                pass
+        self._do_waiting()
+
+    def _run(self) -> None:
+        while True:
+            self._has_work.wait(IDLE_S)
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+            self._do_waiting()
+
+    def _do_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._has_work.clear()
+        for act in (terminate, fell, sweep):
+            trees = [tree for wanted, tree in waiting if wanted is act]
+            if trees:
+                try:
+                    act(trees)
+                except Exception:  # no descriptor left to look into /proc: the next one may have more luck
+                    sys.excepthook(*sys.exc_info())
+
+
+# ---- what is done to trees --------------------------------------------------------------------------------------------------
+
+
+def terminate(trees: list[Tree]) -> None:
+    """Remember what belongs to each tree, and ask the roots to end."""
+    try:
+        processes = _processes()
+        for tree in trees:
+            tree.known.update(_members(tree, processes, has_root=tree.signal(0))[0])
+    finally:
+        for tree in trees:
+            tree.signal(signal.SIGTERM)
+
+
+def fell(trees: list[Tree]) -> None:
+    """End whole trees, the roots last."""
+    # 1. A task's child forks. 2. We have looked at it before, kill it, and never see the new process. So everything is stopped
+    # first: a fork that is under way then is either complete, and seen by the next look, or begins again after SIGCONT.
+    try:
+        for tree in trees:
+            tree.signal(signal.SIGSTOP)
+        found = _stop_all(trees)
+        for pid, started in reversed(found.items()):  # children first: who loses its parent while stopped, is continued
+            _send(pid, started, signal.SIGKILL)
+    finally:
+        for tree in trees:
+            tree.signal(signal.SIGKILL)
+
+
+def _stop_all(trees: list[Tree]) -> dict[int, int]:
+    """Stop what belongs to the trees until nothing new is found; gives their pids, parents first, and when each started."""
+    found: dict[int, int] = {}
+    for turn in range(MOST_ROUNDS):
+        processes = _processes()
+        new: dict[int, int] = {}
+        are_blank = False
+        for tree in trees:
+            members, some_blank = _members(tree, processes, has_root=tree.signal(0))
+            new.update((pid, started) for pid, started in members.items() if found.get(pid) != started)
+            are_blank |= some_blank
+        if not new:
+            if not are_blank or turn >= BLANK_ROUNDS:
+                break
+            time.sleep(BLANK_S)
+        for pid, started in new.items():
+            _send(pid, started, signal.SIGSTOP)
+        found.update(new)
+    return found
+
+
+def sweep(trees: list[Tree]) -> None:
+    """Kill what is left of trees whose roots have ended."""
+    for turn in range(MOST_ROUNDS):
+        processes = _processes()
+        found: dict[int, int] = {}
+        are_blank = False
+        for tree in trees:
+            members, some_blank = _members(tree, processes, has_root=False)
+            found.update(members)
+            are_blank |= some_blank
+        if not found and (not are_blank or turn >= BLANK_ROUNDS):
+            return
+        for pid, started in found.items():
+            _send(pid, started, signal.SIGKILL)
+        time.sleep(BLANK_S)
+
+
+def kill_descendants(pid: int) -> None:
+    """Kill what descends from a process by parentage, but not itself."""
+    for child, started in reversed(_below([pid], _processes()).items()):
+        _send(child, started, signal.SIGKILL)
+
+
+# ---- looking ----------------------------------------------------------------------------------------------------------------
+
+
+def _members(tree: Tree, processes: dict[int, _Seen], *, has_root: bool) -> tuple[dict[int, int], bool]:
+    """What belongs to a tree, but for its root: pids, parents first, and when each started.
+
+    Also tells whether the environment of a process could not be read, so that another look may find more.
+    """
+    marked, are_blank = _marked(tree.mark, processes)
+    known = [pid for pid, started in tree.known.items() if pid in processes and processes[pid].started == started]
+    roots = [*known, *marked]
+    if has_root:
+        roots.insert(0, tree.pid)
+    found = {pid: processes[pid].started for pid in roots if pid in processes}
+    found.update(_below(roots, processes))
+    if has_root:
+        found.pop(tree.pid, None)
+    found.pop(os.getpid(), None)
+    return {pid: started for pid, started in found.items() if not processes[pid].is_dead}, are_blank
+
+
+def _below(roots: Iterable[int], processes: dict[int, _Seen]) -> dict[int, int]:
+    children: dict[int, list[int]] = {}
+    for pid, seen in processes.items():
+        children.setdefault(seen.parent, []).append(pid)
+    found: dict[int, int] = {}
+    ahead = list(roots)
+    while ahead:
+        next_ahead = []
+        for pid in ahead:
+            for child in children.get(pid, ()):
+                if child not in found:
+                    found[child] = processes[child].started
+                    next_ahead.append(child)
+        ahead = next_ahead
+    return found
+
+
+def _processes() -> dict[int, _Seen]:
+    """All processes that have started since this one; what descends from it is among them."""
+    own = _look(os.getpid())
+    since = own.started if own is not None else 0
+    found: dict[int, _Seen] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            seen = _look(int(entry))
+            if seen is not None and seen.started >= since:
+                found[int(entry)] = seen
+    return found
+
+
+def _look(pid: int) -> _Seen | None:
+    try:
+        text = _read(f"/proc/{pid}/stat")
+    except OSError:
+        return None  # it has just ended
+    fields = text[text.rindex(b")") + 2 :].split(maxsplit=20)
+    return _Seen(int(fields[1]), int(fields[19]), fields[0] in b"ZX")
+
+
+def _marked(mark: str, processes: dict[int, _Seen]) -> tuple[list[int], bool]:
+    wanted = mark.encode()
+    found: list[int] = []
+    are_blank = False
+    for pid, seen in processes.items():
+        if seen.is_dead:
+            continue
+        try:
+            text = _read(f"/proc/{pid}/environ")
+        except OSError:
+            continue  # it has just ended, or is another user's
+        if not text:
+            are_blank = True
+        elif _carries(text, wanted):
+            found.append(pid)
+    return found, are_blank
+
+
+def _carries(text: bytes, mark: bytes) -> bool:
+    """True when `mark` is there as a whole, and not the beginning of a longer number."""
+    at = text.find(mark)
+    while at >= 0:
+        end = at + len(mark)
+        if text[end : end + 1] in (b"", b"\0", b":"):
+            return True
+        at = text.find(mark, end)
+    return False
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(fd, 1 << 16):
+            pieces.append(piece)
+            if len(piece) < 1 << 11:
+                break  # /proc gives what it has, up to a page at a time
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
+
+
+def _send(pid: int, started: int, number: int) -> None:
+    """Signal the process that had this pid when it was looked at, and no later one."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # it has ended; or an old Linux, or no descriptor left
+        _send_by_pid(pid, started, number)
+        return
+    try:
+        # From here on the descriptor stands for one process, whoever has its pid later.
+        seen = _look(pid)
+        if seen is not None and seen.started == started:
+            signal.pidfd_send_signal(fd, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+    finally:
+        os.close(fd)
+
+
+def _send_by_pid(pid: int, started: int, number: int) -> None:
+    seen = _look(pid)
+    if seen is not None and seen.started == started:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+_shared = Feller()
+
+
+def shared_feller() -> Feller:
+    """The feller of this process."""
+    return _shared
+
+
+def _forget_after_fork() -> None:
+    global _shared
+    _shared = Feller()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

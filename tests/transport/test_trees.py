@@ -1,0 +1,154 @@
+"""A whole tree goes: also what has made itself a session, was daemonised, or has cleared its environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from manyhands.testing.probes import PATIENCE_S
+from manyhands.transport import trees
+from manyhands.transport.guard import MARK, Guard
+from manyhands.transport.trees import Feller, Tree, shared_feller
+
+pytestmark = pytest.mark.skipif(not trees.HAS_PROC, reason="needs /proc")
+
+
+class Planted:
+    """A program with children, in a process group of its own, which notes their pids in a file."""
+
+    def __init__(self, folder: Path, script: str, count: int) -> None:
+        self.notes = folder / "pids"
+        guard = Guard()
+        self.mark = guard.new_mark()
+        self.root = subprocess.Popen(
+            ["/bin/sh", "-c", script, "sh", str(self.notes), sys.executable],
+            env=guard.environment(self.mark),
+            process_group=0,
+        )
+        wait_until(lambda: self.notes.exists() and len(self.notes.read_text().splitlines()) >= count)
+        self.pids = [int(line) for line in self.notes.read_text().split()]
+        self.tree = Tree(self.root.pid, self.mark, self._signal)
+
+    def _signal(self, number: int) -> bool:
+        if self.root.returncode is not None:
+            return False
+        os.killpg(self.root.pid, number)
+        return True
+
+    def living(self) -> list[int]:
+        return [pid for pid in self.pids if is_alive(pid)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_until(holds: object) -> None:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < give_up_at
+        time.sleep(0.005)
+
+
+SLEEPER = 'sh -c \'echo $$ >>"$1"; exec sleep 600\' sh "$1"'
+FAMILIES = {
+    "children": (f"{SLEEPER} & {SLEEPER} & wait", 2),
+    "a session of its own": (f"setsid {SLEEPER} & wait", 1),
+    "daemonised": (f"(setsid -f {SLEEPER}) ; sleep 600", 1),
+    "without an environment": (f"env -i setsid {SLEEPER} & wait", 1),
+    "ten deep": (
+        f'n=0; f() {{ n=$((n+1)); [ $n -ge 10 ] && exec sleep 600; (setsid {SLEEPER} & f "$1"); }}; f "$1"',
+        9,
+    ),
+}
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Planted]:
+    script, count = FAMILIES[request.param]
+    planted = Planted(tmp_path, script, count)
+    yield planted
+    for pid in [planted.root.pid, *planted.pids]:
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    planted.root.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize("planted", FAMILIES, indirect=True)
+def test_a_tree_is_gone_when_its_root_is(planted: Planted) -> None:
+    Feller.fell_now([planted.tree])
+    assert planted.root.wait(PATIENCE_S) == -signal.SIGKILL
+    wait_until(lambda: not planted.living())
+
+
+@pytest.mark.parametrize("planted", ["a session of its own", "daemonised"], indirect=True)
+def test_what_is_left_of_a_tree_is_found_by_its_mark(planted: Planted) -> None:
+    planted.root.kill()
+    planted.root.wait(PATIENCE_S)
+    assert planted.living()
+    shared_feller().sweep(planted.tree)
+    wait_until(lambda: not planted.living())
+
+
+@pytest.mark.parametrize("planted", ["without an environment"], indirect=True)
+def test_what_was_seen_before_is_found_though_its_parent_has_died_since(planted: Planted) -> None:
+    trees.terminate([planted.tree])
+    planted.root.wait(PATIENCE_S)
+    assert planted.living()
+    shared_feller().sweep(planted.tree)
+    wait_until(lambda: not planted.living())
+
+
+def test_a_process_that_forks_without_end_is_stopped(tmp_path: Path) -> None:
+    """Each lives for a moment only, so that it cannot be killed one by one."""
+    script = 'f() { echo x >>"$1"; (sleep 0.002; f "$1") & }; while :; do f "$1"; sleep 0.05; done'
+    notes = tmp_path / "notes"
+    guard = Guard()
+    mark = guard.new_mark()
+    root = subprocess.Popen(["setsid", "-w", "sh", "-c", script, "sh", str(notes)], env=guard.environment(mark), process_group=0)
+    tree = Tree(root.pid, mark, lambda number: root.returncode is None and os.killpg(root.pid, number) is None)
+    wait_until(notes.exists)
+    Feller.fell_now([tree])
+    root.wait(PATIENCE_S)
+    wait_until(lambda: not marked(mark))
+
+
+def marked(mark: str) -> list[int]:
+    return trees._marked(mark, {pid: seen for pid, seen in trees._processes().items() if not seen.is_dead})[0]
+
+
+def test_a_mark_is_not_taken_for_a_longer_one() -> None:
+    text = b"A=1\0MANYHANDS_OWNER=7-ab.1:9-cd.12\0B=2"
+    assert trees._carries(text, b"7-ab.1")
+    assert trees._carries(text, b"9-cd.12")
+    assert not trees._carries(text, b"9-cd.1")
+    assert trees._carries(b"9-cd.12:9-cd.1", b"9-cd.1")
+
+
+def test_a_later_process_with_the_same_pid_is_not_hit() -> None:
+    sleeper = subprocess.Popen(["sleep", "600"])
+    seen = trees._look(sleeper.pid)
+    assert seen is not None
+    trees._send(sleeper.pid, seen.started - 1, signal.SIGKILL)
+    trees._send_by_pid(sleeper.pid, seen.started - 1, signal.SIGKILL)
+    assert is_alive(sleeper.pid)
+    trees._send(sleeper.pid, seen.started, signal.SIGKILL)
+    assert sleeper.wait(PATIENCE_S) == -signal.SIGKILL
+
+
+def test_marks_of_those_who_start_others_in_marked_processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    outer, inner = Guard(), Guard()
+    first = outer.new_mark()
+    monkeypatch.setenv(MARK, outer.environment(first)[MARK])
+    value = inner.environment(inner.new_mark())[MARK].encode()
+    assert trees._carries(value, first.encode())
