@@ -28,7 +28,7 @@ __all__ = ["RunningCommand", "run", "start"]
 UNLIMITED = 1 << 30  # `start` starts at once; to limit how many run at a time is what `manyhands run` and pools are for
 POLICY = Policy(batch_size=1)
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may start a command while its thread starts one
 _engine: Engine | None = None
 
 

@@ -392,10 +392,10 @@ class Pool(Executor):
         errors: ErrorChoice,
         progress: ProgressChoice,
     ) -> Generator[Any, None, None]:
-        shown = open_progress(progress, known_total(iterables))
+        shown = open_progress(progress, known_total(iterables) if progress is not False else None)
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
         results = result_stream(stream, errors, shown)
-        next(results)
+        _begin_reading(stream, results)
         return results
 
     def _outcomes(
@@ -408,9 +408,17 @@ class Pool(Executor):
         progress: ProgressChoice,
         key: Callable[[Any], object] | None,
     ) -> Generator[Outcome[Any], None, None]:
-        shown = open_progress(progress, known_total(iterables))
+        shown = open_progress(progress, known_total(iterables) if progress is not False else None)
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
         stream.key_of_item = key
         outcomes = outcome_stream(stream, self._kind, shown)
-        next(outcomes)
+        _begin_reading(stream, outcomes)
         return outcomes
+
+
+def _begin_reading(stream: Stream, results: Generator[Any, None, None]) -> None:
+    try:
+        next(results)
+    except BaseException:  # Ctrl-C before the generator has begun, so that it does not end the map by itself
+        stream.cancel()
+        raise

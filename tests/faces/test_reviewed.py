@@ -14,11 +14,13 @@ import pytest
 
 import manyhands
 from manyhands import ProcessPool, ThreadPool
+from programs import Programs, python_args
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
-    from programs import RunScript
+    from conftest import RunScript
 
 PATIENCE_S = 30
 
@@ -118,3 +120,37 @@ def test_workers_import_nothing_from_the_current_folder(run_script: RunScript, t
         with ProcessPool(1) as pool:
             assert pool.submit(abs, -1).result(20) == 1
     """).succeeded()
+
+
+@pytest.mark.parametrize("kind", ["serial", "thread"])
+def test_nobody_asks_for_the_length_of_the_source_when_progress_is_not_shown(kind: Any) -> None:
+    class Shy:
+        def __iter__(self) -> Iterator[int]:
+            return iter([1, 2])
+
+        def __length_hint__(self) -> int:
+            raise RuntimeError("I will not tell")
+
+    with manyhands.Pool(kind, 1) as pool:
+        assert list(pool.map(abs, Shy())) == [1, 2]
+        assert [outcome.value for outcome in pool.outcomes(abs, Shy())] == [1, 2]
+
+
+TYPED = """
+import manyhands, time
+def late():
+    time.sleep(0.3)
+    manyhands.print("done")
+
+{before}
+pool = manyhands.{kind}(1)
+future = pool.submit(late)
+"""
+
+
+@pytest.mark.parametrize("kind", ["ThreadPool", "ProcessPool"])
+def test_after_ctrl_c_at_the_prompt_the_end_of_a_session_still_waits_for_what_was_submitted(
+    programs: Programs, kind: str
+) -> None:
+    typed = TYPED.format(before="raise KeyboardInterrupt\n", kind=kind)
+    assert programs.run(python_args("-i", "-q"), input=typed).stdout == "done\n"

@@ -7,6 +7,7 @@ the engine's, then a worker kind's own, then the loop's.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from _thread import start_new_thread
@@ -18,6 +19,7 @@ from manyhands.core.scheduler import Scheduler
 from manyhands.engine import exits
 from manyhands.engine.courier import shared_courier
 from manyhands.errors import InternalError, again
+from manyhands.transport import interrupts
 from manyhands.transport.lines import shared_output
 from manyhands.transport.loop import shared_loop
 
@@ -77,7 +79,7 @@ class Engine:
         self._is_turning = False
         self._inbox: deque[ev.Event] = deque()
         self._sinks: dict[int, Sink] = {}
-        self._next_job_id = 1
+        self._job_ids = itertools.count(1)
         self._streams: set[int] = set()
         self._is_forgotten = False
         self._closed = False
@@ -91,16 +93,20 @@ class Engine:
 
     def open_job(self, work: Work, sink: Sink, *, is_stream: bool = False) -> int:
         """Begin a job whose outcomes go to `sink`; returns its id. A stream keeps the workers of a forgotten pool alive."""
-        with self._lock:
-            self.check_usable()
-            job_id = self._next_job_id
-            self._next_job_id += 1
-            if is_stream:
-                self._streams.add(job_id)
-            self._sinks[job_id] = sink
-            self._workers.open_job(job_id, work)
-            self.feed(ev.JobOpened(job_id, work.policy))  # has no outcome to deliver
-        exits.remember(self)
+        is_held = interrupts.hold()
+        try:
+            with self._lock:
+                self.check_usable()
+                job_id = next(self._job_ids)
+                if is_stream:
+                    self._streams.add(job_id)
+                self._sinks[job_id] = sink
+                self._workers.open_job(job_id, work)
+                self.feed(ev.JobOpened(job_id, work.policy))  # has no outcome to deliver
+            exits.remember(self)
+        finally:
+            if is_held:
+                interrupts.let_go()
         return job_id
 
     def add(self, job_id: int, start: int, items: Sequence[Any], payload_bytes: int = 0) -> None:
@@ -120,7 +126,12 @@ class Engine:
 
     def work_here(self) -> bool:
         """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
-        return self._workers.work_here() or (self._workers.works_here and self._wait_for_next_try())
+        workers = self._workers
+        if workers.work_here():
+            return True
+        # 1. There was nothing to do here. 2. The timer rings: the next try of a task waits to be done here. 3. There is no pause
+        # to wait for any more. So look again, after that. test_a_retry_that_comes_due_between_two_looks_is_not_forgotten
+        return workers.works_here and (self._wait_for_next_try() or workers.work_here())
 
     def _wait_for_next_try(self) -> bool:
         """Wait for a pause to end, since nobody but this thread would go on then; False when there is none."""
@@ -210,39 +221,56 @@ class Engine:
 
     def report(self, collect: Callable[[], Sequence[ev.Event]]) -> None:
         """Take what a worker has to say; `collect` is called with the lock held."""
-        with self._lock:
-            try:
-                events = collect()
-            except Exception as error:  # what was to be reported is lost
-                self._collapse(error)
-                return
-            if self._is_turning:
-                self._inbox.extend(events)
-                return
-            deliveries = self._turn(events)
-        self._hand_out(deliveries)
+        is_held = interrupts.hold()
+        deliveries: list[tuple[Sink, ev.Deliver]] = []
+        has_turned = False
+        try:
+            with self._lock:
+                try:
+                    events = collect()
+                except Exception as error:  # what was to be reported is lost
+                    self._collapse(error)
+                    return
+                if self._is_turning:
+                    self._inbox.extend(events)
+                    return
+                has_turned = True
+                self._turn(events, deliveries)
+        finally:
+            if has_turned:
+                self._hand_out(deliveries)
+            if is_held:
+                interrupts.let_go()
 
     # ---- the turn ---------------------------------------------------------------------------------------------------------
 
     def feed(self, event: ev.Event, *, adds: int = 0) -> None:
         """Let the scheduler take one event, and do what it says. `adds`: a job; it and the pool must be open."""
-        with self._lock:
-            if adds:
-                self.check_usable()  # with the lock, so that nobody closes it before the event is taken
-                if adds not in self._sinks:
-                    raise JobEnded("this map or queue has been cancelled: it takes no more items")
-            if self._is_turning:
-                # 1. This thread is in `_turn`. 2. The garbage collector or a signal handler runs there, and comes here. 3. The
-                # scheduler is in the middle of a change, so the event waits until that is complete.
-                self._inbox.append(event)
-                return
-            deliveries = self._turn((event,))
-        self._hand_out(deliveries)
-
-    def _turn(self, events: Sequence[ev.Event]) -> list[tuple[Sink, ev.Deliver]]:
+        is_held = interrupts.hold()
         deliveries: list[tuple[Sink, ev.Deliver]] = []
-        self._is_turning = True
+        has_turned = False
         try:
+            with self._lock:
+                if adds:
+                    self.check_usable()  # with the lock, so that nobody closes it before the event is taken
+                    if adds not in self._sinks:
+                        raise JobEnded("this map or queue has been cancelled: it takes no more items")
+                if self._is_turning:
+                    # 1. This thread is in `_turn`. 2. The garbage collector or a signal handler runs there, and comes here. 3.
+                    # The scheduler is in the middle of a change, so the event waits until that is complete.
+                    self._inbox.append(event)
+                    return
+                has_turned = True
+                self._turn((event,), deliveries)
+        finally:
+            if has_turned:
+                self._hand_out(deliveries)
+            if is_held:
+                interrupts.let_go()
+
+    def _turn(self, events: Sequence[ev.Event], deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
+        try:
+            self._is_turning = True
             self._inbox.extend(events)
             while self._inbox:
                 event = self._inbox.popleft()
@@ -258,11 +286,12 @@ class Engine:
             self._set_timer()
             if self._closed and not self._ender and self._scheduler.is_over:
                 self._end()
-        except Exception as error:
+        except BaseException as error:  # of ours; or of a signal handler of the program's, which has left half of a change
             self._collapse(error)
+            if not isinstance(error, Exception):
+                raise
         finally:
             self._is_turning = False
-        return deliveries
 
     def _perform(self, action: ev.Action, deliveries: list[tuple[Sink, ev.Deliver]]) -> Sequence[ev.Event]:
         workers = self._workers
@@ -292,12 +321,14 @@ class Engine:
                     return (ev.PoolClosed(cancel=False),)
         return ()
 
-    def _collapse(self, error: Exception) -> None:
-        """A bug of ours: nobody shall wait for ever because of it. With the lock."""
-        failure = (
-            error if isinstance(error, InternalError) else InternalError(f"please report this: {type(error).__name__}: {error}")
-        )
-        if failure is not error:
+    def _collapse(self, error: BaseException) -> None:
+        """The scheduler's books are spoilt: nobody shall wait for ever because of that. With the lock."""
+        if isinstance(error, InternalError):
+            failure = error
+        else:
+            told = f"{type(error).__name__}: {error}"
+            is_ours = isinstance(error, Exception)
+            failure = InternalError(f"please report this: {told}" if is_ours else f"a signal handler has broken the pool: {told}")
             failure.__cause__ = error
         self.failure = failure
         self._closed = True
@@ -306,6 +337,7 @@ class Engine:
         for sink in self._sinks.values():
             shared_courier().carry(lambda sink=sink: sink.fail(failure))  # type: ignore[misc]
         self._sinks.clear()
+        self._let_go_of_loop()
         self._ended.set()
         exits.forget(self)
 
@@ -326,7 +358,7 @@ class Engine:
 
     def _set_timer(self) -> None:
         deadline = self._scheduler.next_deadline
-        if deadline is None or self._ender or (self._timer is not None and self._timer.at <= deadline):
+        if deadline is None or self._ended.is_set() or self._ender or (self._timer is not None and self._timer.at <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -345,10 +377,13 @@ class Engine:
         self.feed(ev.TimePassed())
 
     def _end(self) -> None:
+        self._workers.close()
+        self._let_go_of_loop()
+        self._ender = threading.get_ident()
+
+    def _let_go_of_loop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._workers.close()
         if self._loop is not None:
             self._loop.release()
             self._loop = None
-        self._ender = threading.get_ident()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["forget", "is_exiting", "remember"]
 
 _living: set[Engine] = set()  # engines that have jobs or workers; they stay alive without their pools until they are done
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler or a finalizer may come here while its thread holds it
 _exiting = False
 
 
@@ -40,7 +40,8 @@ def _wind_up() -> None:
     global _exiting
     with _lock:
         engines = list(_living)
-    was_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
+    # In a session that is typed in, Ctrl-C ends a command and not the program: the last error may be one of long ago.
+    was_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
     for engine in engines:
         if not engine.is_daemon and not was_interrupted:
             engine.run_on()
@@ -65,7 +66,7 @@ def _forget_after_fork() -> None:
     # A forked child has the objects of its parent's pools, but none of their threads, and must not wait for them. Each is told,
     # so that using it says what is wrong instead of hanging. The lock may be held by a thread that is not here: take a new one.
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     for engine in _living:
         engine.is_foreign = True
     _living.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from concurrent.futures import Future, InvalidStateError
@@ -211,8 +212,8 @@ class Submissions:
         self._workers = workers
         self._policy = policy
         self._futures: dict[int, TaskFuture] = {}
-        self._lock = threading.Lock()  # guards the next index: a counter of itertools is not safe without a GIL
-        self._next_index = 0
+        self._lock = threading.RLock()  # guards the next index: a counter of itertools is not safe without a GIL
+        self._indices = itertools.count()  # and, unlike a number that is read and written, safe from a signal handler's submit
         self._work = workers.prepare(Work(None, CallStyle.CALL, policy))
         self._job_id = engine.open_job(self._work, self)
         know_keys(workers, self._job_id, self)
@@ -231,10 +232,10 @@ class Submissions:
     ) -> TaskFuture:
         """Add one call."""
         engine = self._engine
-        engine.check_usable()
+        if engine.is_closed:
+            engine.check_usable()  # before the arguments are pickled, which may fail, too
         with self._lock:
-            index = self._next_index
-            self._next_index += 1
+            index = next(self._indices)
         future = TaskFuture(self, index, key)
         items, payload_bytes = self._workers.pack([(function, args, kwargs, current_context())], self._work)
         if type(items[0]) is Unsendable:
@@ -246,8 +247,9 @@ class Submissions:
         except BaseException:
             self._futures.pop(index, None)
             raise
-        while engine.work_here():
-            pass
+        if self._workers.works_here:
+            while engine.work_here():
+                pass
         return future
 
     def cancel(self, index: int) -> None:

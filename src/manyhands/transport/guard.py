@@ -49,7 +49,7 @@ class Guard:
     """The guard of this process. `_lock` guards its start."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer or a signal handler may come here while its thread holds it
         self._pipe_fd = -1
         self._owner = f"{os.getpid()}-{os.urandom(8).hex()}"
         self._numbers = itertools.count(1)

@@ -34,7 +34,7 @@ class OutputWriter:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._state = threading.Lock()
+        self._state = threading.RLock()  # a finalizer or a signal handler may come here while its thread holds it
         self._pieces: SimpleQueue[tuple[StreamName, bytes]] = SimpleQueue()
         self._waiting_bytes = 0
         self._when_drained: list[Callable[[], None]] = []

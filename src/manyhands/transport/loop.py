@@ -7,6 +7,7 @@ callbacks are ours and short. The thread exists only while somebody has acquired
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import selectors
 import sys
@@ -38,22 +39,23 @@ class Timer:
         """Forget the call. Any thread may do so."""
         self.callback = None
 
-    def __lt__(self, other: Timer) -> bool:
-        return self.at < other.at
-
 
 class IoLoop:
     """The loop. `_lock` guards the number of users, the calls handed over and the timers; it is held for moments only.
+
+    Signal handlers and finalizers may come here while their own thread holds it, between any two steps: so what is changed is
+    whole after each step, and nothing but builtin types is compared while a timer finds its place.
 
     `acquire`, `release`, `call_soon` and `call_at` may be called from any thread, the rest from the loop's own thread only.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._users = 0
         self._thread: threading.Thread | None = None
         self._calls: deque[Callable[[], None]] = deque()
-        self._timers: list[Timer] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_ids = itertools.count()  # equal times: first come, first served
         self._is_awake = True
         self._wake_fds: tuple[int, int] | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -94,8 +96,8 @@ class IoLoop:
         """Let the loop's thread call `callback` at `at` (monotonic seconds)."""
         timer = Timer(at, callback)
         with self._lock:
-            heapq.heappush(self._timers, timer)
-            if self._timers[0] is timer:
+            heapq.heappush(self._timers, (at, next(self._timer_ids), timer))
+            if self._timers[0][2] is timer:
                 self._wake()
         return timer
 
@@ -142,12 +144,13 @@ class IoLoop:
         self._is_awake = True
 
     def _close(self) -> None:
-        assert self._selector is not None
-        assert self._wake_fds is not None
-        self._selector.close()
-        for fd in self._wake_fds:
+        selector, wake_fds = self._selector, self._wake_fds
+        self._selector = self._wake_fds = self._thread = None  # whoever comes now starts another thread
+        assert selector is not None
+        assert wake_fds is not None
+        selector.close()
+        for fd in wake_fds:
             os.close(fd)
-        self._selector = self._wake_fds = self._thread = None
 
     def _drain(self, _: int) -> None:
         assert self._wake_fds is not None
@@ -180,16 +183,16 @@ class IoLoop:
     def _take_due(self) -> list[Callable[[], None]]:
         now = time.monotonic()
         due = []
-        while self._timers and self._timers[0].at <= now:
-            callback = heapq.heappop(self._timers).callback
+        while self._timers and self._timers[0][0] <= now:
+            callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 due.append(callback)
         return due
 
     def _wait_s(self) -> float | None:
-        while self._timers and self._timers[0].callback is None:
+        while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
-        return min(max(self._timers[0].at - time.monotonic(), 0.0), LONGEST_WAIT_S) if self._timers else None
+        return min(max(self._timers[0][0] - time.monotonic(), 0.0), LONGEST_WAIT_S) if self._timers else None
 
     @staticmethod
     def _guarded(call: Callable[..., None], *arguments: int) -> None:

@@ -39,7 +39,7 @@ class CommandWorkers:
         self._slots: dict[int, int] = {}
         self._programs: dict[int, deque[Program]] = {}  # of each worker: the one that runs, and the one that was sent ahead
         self._loop = shared_loop()
-        self._reaping = threading.Lock()
+        self._reaping = threading.RLock()  # a signal handler may kill while its thread holds it
         self._is_killed = False
 
     def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
@@ -120,7 +120,7 @@ class CommandWorkers:
         return self._is_killed
 
     @property
-    def reaping(self) -> threading.Lock:
+    def reaping(self) -> threading.RLock:
         """Held while a program is signalled, and while its pid is given up."""
         return self._reaping
 

@@ -82,7 +82,7 @@ class ProgramKeeper(Protocol):
     @property
     def is_killed(self) -> bool: ...
     @property
-    def reaping(self) -> threading.Lock: ...
+    def reaping(self) -> threading.RLock: ...
 
     def ended(self, program: Program, events: Callable[[], Sequence[Event]]) -> None:
         """A program is done with."""
@@ -278,6 +278,7 @@ class Program:
 
     def _on_exit(self) -> None:
         with self._keeper.reaping:
+            self._status = 0  # from here on nobody signals it: not even what the garbage collector may run in this very thread
             try:
                 _, status, self._usage = os.wait4(self.pid, 0)
             except ChildProcessError:  # the program ignores SIGCHLD, or waits for all children itself

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
+from manyhands.transport import interrupts
 from manyhands.transport.failures import types_of
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
@@ -110,26 +111,42 @@ class SerialWorkers:
         return [WorkerEnded(worker_id, WorkerEnd())]
 
     def work_here(self) -> bool:
-        """Run the batch that has waited longest."""
-        try:
-            batch = self._waiting.popleft()
-        except IndexError:
+        """Run the batch that has waited longest. Ctrl-C fails the task that it has interrupted, and is raised here as well."""
+        if not self._waiting:
             return False
-        work = self._jobs[batch.job_id]
-        here.occupant = place = _Place(self, batch, work, here.occupant)
+        is_held = interrupts.hold()
+        outer = here.occupant
         try:
+            try:
+                batch = self._waiting.popleft()
+            except IndexError:  # another thread has taken it
+                return False
+            work = self._jobs[batch.job_id]
+            here.occupant = place = _Place(self, batch, work, outer)
             for offset, item in enumerate(batch.items):
                 place.offset = offset
                 began = time.monotonic()
                 self._running[batch.id] = (offset, began)
-                result = _run(work, item, began)
-                if offset == len(batch.items) - 1:
-                    del self._running[batch.id]
-                self._report(lambda result=result: [BatchProgressed(batch.id, [result])])  # type: ignore[misc]
+                result = _run(work, item, began, is_held=is_held)
+                interrupt = _interrupt_in(result)
+                self._tell(batch, result, len(batch.items) - offset - 1, is_last=interrupt is not None)
                 del result
+                if interrupt is not None:
+                    raise interrupt
         finally:
-            here.occupant = place.outer
+            here.occupant = outer
+            if is_held:
+                interrupts.let_go()
         return True
+
+    def _tell(self, batch: Batch, result: Success | Failure, left: int, *, is_last: bool) -> None:
+        """Report how a task has ended. `left` of its batch come after it; `is_last`: they are given back."""
+        events: list[Event] = [BatchProgressed(batch.id, [result])]
+        if is_last and left:
+            events.append(BatchReturned(batch.id, left))
+        if is_last or not left:
+            del self._running[batch.id]
+        self._report(lambda: events)
 
     def kill_all(self) -> None:
         """Nothing runs but the caller itself."""
@@ -138,18 +155,35 @@ class SerialWorkers:
         """Nothing is shared."""
 
 
-def _run(work: Work, item: Any, began: float) -> Success | Failure:
-    function: Any = work.function
+def _run(work: Work, item: Any, began: float, *, is_held: bool) -> Success | Failure:
     try:
-        context = work.context if work.style != CallStyle.CALL else item[3]
-        run = Context().run if context is None else context.copy().run
-        if work.style == CallStyle.ONE:
-            value = run(function, item)
-        elif work.style == CallStyle.STAR:
-            value = run(function, *item)
-        else:
-            value = run(item[0], *item[1], **item[2])
+        try:
+            if is_held:
+                interrupts.let_go()
+            value = _call(work, item)
+        finally:
+            if is_held:
+                interrupts.hold()
     except BaseException as error:  # an outcome is delivered
+        if is_held:
+            interrupts.hold()  # again: Ctrl-C may have come at the very end of the task
         return Failure(error, began, time.monotonic(), types_of(error))
     ended = time.monotonic()
     return Success(1, [value], began, ended, [ended])
+
+
+def _interrupt_in(result: Success | Failure) -> KeyboardInterrupt | None:
+    """The Ctrl-C that has ended a task; None when it has ended in any other way, be it by a KeyboardInterrupt of its own."""
+    error = result.payload if type(result) is Failure else None
+    return error if isinstance(error, KeyboardInterrupt) and interrupts.comes_from_outside(error) else None
+
+
+def _call(work: Work, item: Any) -> Any:
+    function: Any = work.function
+    context = work.context if work.style != CallStyle.CALL else item[3]
+    run = Context().run if context is None else context.copy().run
+    if work.style == CallStyle.ONE:
+        return run(function, item)
+    if work.style == CallStyle.STAR:
+        return run(function, *item)
+    return run(item[0], *item[1], **item[2])
