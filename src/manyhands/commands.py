@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import threading
 from concurrent.futures import Future
@@ -61,7 +62,8 @@ def run(
     Raises:
         TaskTimeout: it ran too long; `completed` has what it wrote until then.
         subprocess.CalledProcessError: its exit status is not 0, and `check` was asked for.
-        OSError: it could not be started: not found, not executable, arguments too long.
+        OSError: it could not be started: not found, not executable, arguments too long. A ChildProcessError: how it ended is
+            unknown, because this program ignores SIGCHLD; `completed` has the rest.
     """
     command = start(args, input=input, text=text, cwd=cwd, env=env, timeout=timeout, grace=grace)
     try:
@@ -137,6 +139,8 @@ class RunningCommand:
             self.future.result()  # raises why it could not be started
 
     def _on_start(self, pid: int) -> None:
+        if not self._pid:
+            self.future.set_running_or_notify_cancel()  # from here on `cancel` does nothing: that is what `stop` is for
         self._pid = pid
         self._has_started.set()
 
@@ -216,6 +220,8 @@ class RunningCommand:
         lost = finished.stdout.error or finished.stderr.error
         if lost is not None:
             lost.add_note("while the output of the command was kept in a temporary file")
+            finished.stdout.close()
+            finished.stderr.close()
             raise lost
         completed = completed_command(finished, text=self._text)
         if delivery.state is State.TIMED_OUT:
@@ -223,7 +229,20 @@ class RunningCommand:
             error = TaskTimeout(f"{completed.args[0]!r} ran longer than {timeout_s:g} s and was stopped", timeout_s=timeout_s)
             error.completed = completed
             raise error
+        if finished.is_lost and not isinstance(result, WorkerEnd):
+            raise _lost(completed)
         return completed
+
+
+def _lost(completed: CompletedCommand) -> ChildProcessError:
+    error = ChildProcessError(
+        errno.ECHILD,
+        "it has ended, but how is unknown, since this program ignores SIGCHLD, or waits for all children itself:"
+        " write signal.signal(signal.SIGCHLD, signal.SIG_DFL) before commands are started",
+        completed.args[0],
+    )
+    error.completed = completed  # type: ignore[attr-defined]
+    return error
 
 
 def completed_command(finished: Finished, *, text: bool) -> CompletedCommand:

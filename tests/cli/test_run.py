@@ -640,3 +640,9 @@ def _without_quoting(text: str) -> list[list[str]]:
 def test_a_time_out_does_not_count_what_outlives_a_job_that_has_ended(manyhands_cli: RunCli) -> None:
     ran = manyhands_cli("run", "--timeout", "0.5", "echo {}; sleep 1.2 &", ":::", "a").succeeded()
     assert ran.stdout == "a\n"
+
+
+def test_exit_statuses_are_known_though_sigchld_was_ignored_by_whoever_starts_us(shell: Shell) -> None:
+    ran = shell('trap "" CHLD; mh run -j1 "echo {}; exit {}" ::: 0 3 0; echo status $?')
+    assert ran.stdout == "0\n3\n0\nstatus 1\n"
+    assert "unknown" not in ran.stderr

@@ -131,7 +131,7 @@ def _job(template: Template, number: int, values: tuple[str, ...]) -> _Job:
         script=argv[2] if uses_shell else None,
         parameters=argv[ARGUMENTS_BEFORE_PARAMETERS:] if uses_shell else (),
         cwd=os.getcwd(),
-        environment={MARK: "a mark of this run, by which what is left behind is found", **(command.extra_env or {})},
+        environment={MARK: "a mark of the job, by which what it leaves behind is found", **(command.extra_env or {})},
         notes=tuple(notes),
     )
 

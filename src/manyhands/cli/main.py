@@ -6,6 +6,7 @@ Each subcommand is a module that is imported when it is asked for: `manyhands ru
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from manyhands.errors import ManyhandsError, UsageError
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns its exit status: 0 all succeeded, 1 some failed, 2 usage, 3 stopped early, 128 + signal."""
     words = sys.argv[1:] if arguments is None else arguments
     _open_what_is_closed()
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        # Whoever starts us may ignore it, and that is inherited; then the kernel would keep nobody's exit status.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return _run(words)
     except UsageError as error:

@@ -203,6 +203,8 @@ class _Run:
         lost = finished.stdout.error or finished.stderr.error
         if lost is not None:
             self._printer.say(f"job {row.sequence}: the rest of its output is lost: {lost}: {self._display(row)}")
+        elif finished.is_lost:
+            self._printer.say(f"job {row.sequence} has ended, but how is unknown: {self._display(row)}")
         elif finished.returncode < 0:
             self._printer.say(f"job {row.sequence} was ended by signal {-finished.returncode}: {self._display(row)}")
         elif self._options.verbose:

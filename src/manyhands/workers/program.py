@@ -5,6 +5,7 @@ Everything here happens in the I/O loop's thread, but for `signal` and `unstart`
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ __all__ = ["Finished", "Launch", "Program", "ProgramKeeper"]
 LINGER_S = 1.0  # for output of children that outlive their command and still hold its pipes
 READ_BYTES = 1 << 16
 READS_AT_ONCE = 16  # then the other programs have their turn
+UNKNOWN_STATUS = 255  # where the kernel, or somebody else in this process, has taken the status; asyncio says the same
 # Python ignores these, and an ignored signal stays ignored across exec: `yes | head -1` would never end.
 RESTORED_SIGNALS = [signal.SIGPIPE, signal.SIGXFSZ]
 
@@ -56,6 +58,7 @@ class Finished(NamedTuple):
         returncode: the exit status, or minus the number of the signal.
         started_at: seconds since the epoch.
         outlived: True when a child of it still held its output pipes `LINGER_S` after its end.
+        is_lost: nobody knows how it ended: this process ignores SIGCHLD, or waits for all children itself.
     """
 
     command: Command
@@ -69,6 +72,7 @@ class Finished(NamedTuple):
     system_cpu_s: float
     peak_memory_bytes: int
     outlived: bool
+    is_lost: bool
 
 
 class ProgramKeeper(Protocol):
@@ -111,6 +115,7 @@ class Program:
         self._pidfd = -1
         self._usage: Any = None
         self._status: int | None = None
+        self._is_lost = False
         self._ended_at = 0.0
         self._is_over = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -281,9 +286,9 @@ class Program:
             self._status = 0  # from here on nobody signals it: not even what the garbage collector may run in this very thread
             try:
                 _, status, self._usage = os.wait4(self.pid, 0)
+                self._status = os.waitstatus_to_exitcode(status)
             except ChildProcessError:  # the program ignores SIGCHLD, or waits for all children itself
-                status = 0
-            self._status = os.waitstatus_to_exitcode(status)
+                self._status, self._is_lost = UNKNOWN_STATUS, True
         if self._process is not None:
             self._process.returncode = self._status
         if self._tree is not None and (self.is_stopped or self._status < 0):
@@ -352,6 +357,7 @@ class Program:
             usage.ru_stime if usage is not None else 0.0,
             usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) if usage is not None else 0,
             outlived,
+            self._is_lost,
         )
 
 
@@ -372,9 +378,22 @@ def _posix_spawn(command: Command, mark: str, stdin: int | None, stdout: int | N
         actions.append((os.POSIX_SPAWN_DUP2, stdout, 1))
     if stderr is not None:
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
-    return os.posix_spawnp(
-        command.args[0], command.args, _environment(command, mark), file_actions=actions, setpgroup=0, setsigdef=RESTORED_SIGNALS
-    )
+    environment = _environment(command, mark)
+    options: dict[str, Any] = {"file_actions": actions, "setpgroup": 0, "setsigdef": RESTORED_SIGNALS}
+    program = os.fsencode(command.args[0])
+    if b"/" in program or environment.get("PATH") == os.environ.get("PATH"):
+        return os.posix_spawnp(command.args[0], command.args, environment, **options)
+    # posix_spawnp searches the PATH of this process; the program's own counts, as it does for subprocess.
+    refused: OSError | None = None
+    for folder in os.get_exec_path(environment):
+        try:
+            return os.posix_spawn(os.path.join(os.fsencode(folder), program), command.args, environment, **options)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:  # perhaps there is another one further on
+            refused = error
+    number = errno.ENOENT if refused is None else refused.errno
+    raise OSError(number, os.strerror(number or errno.ENOENT), command.args[0])
 
 
 def _popen(command: Command, mark: str, stdin: int | None, stdout: int | None, stderr: int | None) -> subprocess.Popen[bytes]:
