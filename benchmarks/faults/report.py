@@ -17,6 +17,11 @@ def worst(runs: Sequence[dict[str, Any]]) -> str:
     return f"{bad[0]} ({len(bad)} of {len(texts)})"
 
 
+def escaped(text: str) -> str:
+    """Fit for a cell of a table."""
+    return text.replace("|", "\\|")
+
+
 def counts(report: dict[str, Any], peer: str) -> tuple[int, int]:
     """How many cells a peer survived, and how many apply."""
     verdicts = [cell["verdict"] for cell in report["cells"] if cell["peer"] == peer]
@@ -31,34 +36,36 @@ def table(report: dict[str, Any], cases: Sequence[Case], peers: Sequence[str]) -
     for case in cases:
         shown = [verdicts.get((case.name, peer), "") for peer in peers]
         if any(shown):
-            lines.append(f"| {case.what} | " + " | ".join(f"**{text}**" if survived(text) else text for text in shown) + " |")
+            lines.append(
+                f"| {escaped(case.what)} | " + " | ".join(f"**{text}**" if survived(text) else text for text in shown) + " |"
+            )
     tallies = [counts(report, peer) for peer in peers]
     return [*lines, "| **survived, of those that apply** | " + " | ".join(f"**{good}/{all_}**" for good, all_ in tallies) + " |"]
 
 
-def setting_lines(report: dict[str, Any]) -> list[str]:
+def setting_lines(setting: dict[str, Any]) -> list[str]:
     """Where and with what."""
-    setting = report["setting"]
     versions = ", ".join(f"{name} {version}" for name, version in setting["peers"].items())
     return [
-        f"- {setting['date']}, commit {setting['commit']}, {setting['cores']} cores, {setting['kernel']}",
-        f"- Python {setting['python']}" + (f"; {versions}" if versions else ""),
-        f"- load {', '.join(map(str, setting['load']))}; {setting['jobs']} cells at a time, each {setting['repeat']}x; "
+        f"- {setting['date']}, {setting['cores']} cores, {setting['kernel']}, Python {setting['python']}: {versions};",
+        f"  load {', '.join(map(str, setting['load']))}; {setting['jobs']} cells at a time, each {setting['repeat']}x; "
         f"HANG: {setting['hang_after_s']:g} s more than it should take",
     ]
 
 
-def markdown(report: dict[str, Any], cases: Sequence[Case]) -> str:
-    """Everything: the setting, the tables, the words."""
-    lines = setting_lines(report)
+def markdown(report: dict[str, Any], cases: Sequence[Case], *, is_brief: bool = False) -> str:
+    """Everything: where it was measured, the tables, the words; `is_brief`: the tables alone."""
+    lines = [] if is_brief else [line for setting in report["settings"] for line in setting_lines(setting)]
     for kind in ("callables", "commands"):
         chosen = [case for case in cases if case.kind == kind]
         names = {case.name for case in chosen}
         peers = list(dict.fromkeys(cell["peer"] for cell in report["cells"] if cell["case"] in names))
         if peers:
-            lines += ["", f"#### {kind.capitalize()}", "", *table(report, chosen, peers)]
-    lines += ["", "#### What it should be", "", "| case | what happens | it should be |", "|---|---|---|"]
+            lines += ["", f"### {kind.capitalize()}", "", *table(report, chosen, peers)]
+    if is_brief:
+        return "\n".join(lines).strip()
+    lines += ["", "### What it should be", "", "| case | what happens | it should be |", "|---|---|---|"]
     shown = {cell["case"] for cell in report["cells"]}
-    lines += [f"| {case.name} | {case.what} | {case.ideal} |" for case in cases if case.name in shown]
-    lines += ["", "#### Words", "", "| | |", "|---|---|", *(f"| {word} | {meaning} |" for word, meaning in LEGEND.items())]
+    lines += [f"| {case.name} | {escaped(case.what)} | {case.ideal} |" for case in cases if case.name in shown]
+    lines += ["", "### Words", "", "| | |", "|---|---|", *(f"| {word} | {meaning} |" for word, meaning in LEGEND.items())]
     return "\n".join(lines)

@@ -31,6 +31,9 @@ OVERHEAD_S = 60.0  # for the start, the two seconds after the end, and killing; 
 def main() -> None:
     """Run the cells that are asked for, and print the table."""
     options = parse_arguments()
+    if options.show:
+        show(options)
+        return
     cells = [(case, peer) for case in options.cases for peer in options.peers if belongs(case, peer)]
     results: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with ThreadPoolExecutor(options.jobs) as threads:
@@ -45,7 +48,7 @@ def main() -> None:
             end_cells()
             raise
     report = {
-        "setting": setting(options),
+        "settings": [setting(options)],
         "cells": [
             {"case": case.name, "peer": peer.name, "verdict": worst(runs), "runs": runs}
             for case, peer in cells
@@ -55,6 +58,20 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     text = markdown(report, options.cases)
+    if options.markdown:
+        options.markdown.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def show(options: argparse.Namespace) -> None:
+    """The table of what was measured before; of a cell that is in several files, the last counts."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in options.show]
+    cells = {(cell["case"], cell["peer"]): cell for report in reports for cell in report["cells"]}
+    there = [cells[key] for case in options.cases for peer in options.peers if (key := (case.name, peer.name)) in cells]
+    report = {"settings": [setting for report in reports for setting in report["settings"]], "cells": there}
+    text = markdown(report, options.cases, is_brief=options.brief)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     if options.markdown:
         options.markdown.write_text(text + "\n", encoding="utf-8")
     print(text)
@@ -123,6 +140,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each cell so often; the worst counts (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all that was seen")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the table, also into FILE")
+    parser.add_argument(
+        "--show", type=Path, action="append", metavar="FILE", help="run nothing, show what --json wrote; repeatable"
+    )
+    parser.add_argument("--brief", action="store_true", help="with --show: the table alone")
     parser.add_argument("--list", action="store_true", help="show the cases and peers, run nothing")
     options = parser.parse_args()
     there = [*[peer for peer in PEERS if is_installed(peer.package)], *[runner for runner in RUNNERS if runner.is_installed()]]
@@ -150,14 +171,14 @@ def choose(parser: argparse.ArgumentParser, things: list[Any], wanted: str | Non
 def setting(options: argparse.Namespace) -> dict[str, Any]:
     """Where and with what it was measured."""
     describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(describe, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(describe, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-        "commit": commit or "unknown",
+        "commit": commit,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "peers": {peer.name: version for peer in options.peers if (version := peer_version(peer))},
+        "peers": {peer.name: peer_version(peer) or commit for peer in options.peers},
         "load": [round(load, 1) for load in os.getloadavg()],
         "repeat": options.repeat,
         "jobs": options.jobs,
@@ -166,10 +187,11 @@ def setting(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peer_version(peer: Any) -> str:
+    """Its version; "" for ourselves, whose commit is told."""
+    if peer.name.startswith("manyhands"):
+        return ""
     if peer in RUNNERS:
         return str(peer.version())
-    if peer.name.startswith("manyhands"):
-        return ""  # the commit says it
     return version_of(peer.package)
 
 
