@@ -64,10 +64,10 @@ def main() -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """The table of what was measured before; of a cell that is in several files, the last counts."""
+    """The table of what was measured before; of a cell that is in several files, the last counts. The sums are over all cases."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in options.show]
     cells = {(cell["case"], cell["peer"]): cell for report in reports for cell in report["cells"]}
-    there = [cells[key] for case in options.cases for peer in options.peers if (key := (case.name, peer.name)) in cells]
+    there = [cells[key] for case in CASES for peer in options.peers if (key := (case.name, peer.name)) in cells]
     report = {"settings": [setting for report in reports for setting in report["settings"]], "cells": there}
     text = markdown(report, options.cases, is_brief=options.brief)
     if options.json:
