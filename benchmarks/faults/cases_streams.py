@@ -139,7 +139,29 @@ def judge_cancelled(seen: Seen) -> str:
     return "OK" if event["seconds"] < 5 else "SLOW"
 
 
+def stop_in_loop(peer: Any) -> None:
+    with peer() as pool:
+        try:
+            for value in pool.map(tasks.stop_iteration, range(12)):
+                tell("value", value=value)
+        except Exception as error:
+            tell("told", error=repr(error))
+        else:
+            tell("ended")
+
+
+def judge_stop(seen: Seen) -> str:
+    return "OK" if seen.first("told") else "SILENT" if seen.first("ended") else "LOST"
+
+
 STREAMS = [
+    Case(
+        name="stop-in-loop",
+        what="a task raises StopIteration, in the usual loop over results",
+        ideal="the loop raises an error; it does not end as if all were done",
+        body=stop_in_loop,
+        judge=judge_stop,
+    ),
     Case(
         name="input-raises",
         what="the input raises after eight items",
