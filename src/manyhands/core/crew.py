@@ -44,11 +44,12 @@ class Worker:
         slot: from 1; no two living workers have the same.
         batches: what it was sent, the one that it runs first; two at most.
         allowance: tasks that it may still be given, None: no limit.
+        dismissed: it is given nothing more, and ends when it is idle.
         has_reported: it has ended a task at least; before that, its death is a failed start.
         stop: set once it is being stopped; it will be given nothing more.
     """
 
-    __slots__ = ("allowance", "batches", "has_reported", "id", "slot", "state", "stop")
+    __slots__ = ("allowance", "batches", "dismissed", "has_reported", "id", "slot", "state", "stop")
 
     def __init__(self, worker_id: int, slot: int, allowance: int | None) -> None:
         self.id = worker_id
@@ -56,6 +57,7 @@ class Worker:
         self.allowance = allowance
         self.state = WorkerState.STARTING
         self.batches: deque[Batch] = deque()
+        self.dismissed = False
         self.has_reported = False
         self.stop: Stop | None = None
 
@@ -191,6 +193,12 @@ class Crew:
         worker.state = WorkerState.RETIRING
         self.retiring += 1
         self.idle.pop(worker.id, None)
+
+    def dismiss(self, worker: Worker) -> None:
+        """The worker is given nothing more, whatever it gives back."""
+        worker.dismissed = True
+        worker.allowance = 0
+        self.single.pop(worker.id, None)
 
     def bury(self, worker: Worker) -> None:
         """The worker is gone."""

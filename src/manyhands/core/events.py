@@ -39,6 +39,7 @@ __all__ = [
     "TaskCancelled",
     "TasksAdded",
     "TimePassed",
+    "WorkerDismissed",
     "WorkerEnded",
     "WorkerResumed",
     "WorkerStarted",
@@ -114,6 +115,15 @@ class WorkerEnded(NamedTuple):
     worker_id: int
     end: WorkerEnd
     running: tuple[int, int] | None = None
+
+
+class WorkerDismissed(NamedTuple):
+    """A worker that has done something is worn out, for instance by memory that it does not give back.
+
+    It gets nothing more and is asked to end when it is idle, at once where it is so now. Nobody is charged.
+    """
+
+    worker_id: int
 
 
 class WorkerWaits(NamedTuple):
@@ -195,6 +205,7 @@ Event = (
     | TaskCancelled
     | OutcomesTaken
     | WorkerStarted
+    | WorkerDismissed
     | WorkerEnded
     | WorkerWaits
     | WorkerResumed

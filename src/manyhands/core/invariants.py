@@ -172,6 +172,8 @@ def _problem_of(scheduler: Scheduler, worker: Worker) -> str:
         return "is listed as idle and is not, or the other way round"
     if worker.id in crew.single and (len(batches) != 1 or state is not WorkerState.BUSY or worker.stop or batches[0].abandoned):
         return "is listed as one that may be sent a batch ahead, and may not"
+    if worker.dismissed and worker.may_take:
+        return "is dismissed, and may be given more"
     if worker.id in crew.waiting and (not batches or worker.id in crew.single):
         return "waits for another task, and runs none or may be sent one"
     if batches and state in (WorkerState.IDLE, WorkerState.RETIRING):
@@ -373,7 +375,7 @@ def names_what_is_over(scheduler: Scheduler, event: ev.Event) -> bool:
     match event:
         case ev.BatchProgressed(batch_id) | ev.BatchReturned(batch_id) | ev.ItemObserved(batch_id) | ev.ItemOverLimit(batch_id):
             return batch_id not in scheduler.batches
-        case ev.WorkerStarted(worker_id) | ev.WorkerEnded(worker_id):
+        case ev.WorkerStarted(worker_id) | ev.WorkerEnded(worker_id) | ev.WorkerDismissed(worker_id):
             return worker_id not in scheduler.crew.workers
         case ev.WorkerWaits(worker_id, batch_id) | ev.WorkerResumed(worker_id, batch_id):
             return worker_id not in scheduler.crew.workers or batch_id not in scheduler.batches

@@ -70,6 +70,7 @@ class Scheduler:
             ev.TaskCancelled: self._task_cancelled,
             ev.OutcomesTaken: self._outcomes_taken,
             ev.WorkerStarted: self._worker_started,
+            ev.WorkerDismissed: self._worker_dismissed,
             ev.WorkerEnded: self._worker_ended,
             ev.WorkerWaits: self._worker_waits,
             ev.WorkerResumed: self._worker_resumed,
@@ -239,6 +240,16 @@ class Scheduler:
         if worker is not None and worker.state is WorkerState.STARTING:
             self.crew.is_up(worker)
 
+    def _worker_dismissed(self, event: ev.WorkerDismissed) -> None:
+        worker = self.crew.workers.get(event.worker_id)
+        if worker is None or not worker.has_reported:
+            return  # one that has done nothing is not worn out, and the next one would be no better
+        if worker.state is WorkerState.IDLE:
+            self._retire(worker)
+        elif worker.state is WorkerState.BUSY:
+            self.crew.dismiss(worker)
+            self._watch.recall(worker)
+
     def _worker_waits(self, event: ev.WorkerWaits) -> None:
         worker = self._runs(event.worker_id, event.batch_id)
         if worker is not None and worker.stop is None and worker.id not in self.crew.waiting:
@@ -356,7 +367,7 @@ class Scheduler:
             return
         job = self.jobs[batch.job_id]
         worker = self.crew.workers[batch.worker_id]
-        if worker.allowance is not None:
+        if worker.allowance is not None and not worker.dismissed:
             worker.allowance += event.count
         self.workload.put_back(job, batch.give_back(event.count))
         if not batch.left:
