@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from manyhands.errors import ManyhandsError as ManyhandsError
     from manyhands.errors import NotPicklable as NotPicklable
     from manyhands.errors import NotUnpicklable as NotUnpicklable
+    from manyhands.errors import OutOfMemory as OutOfMemory
     from manyhands.errors import PoolError as PoolError
     from manyhands.errors import RemoteError as RemoteError
     from manyhands.errors import TaskError as TaskError
@@ -57,6 +58,7 @@ _HOMES = {
     "ManyhandsError": "errors",
     "NotPicklable": "errors",
     "NotUnpicklable": "errors",
+    "OutOfMemory": "errors",
     "Outcome": "core.outcome",
     "Pool": "pools",
     "PoolError": "errors",

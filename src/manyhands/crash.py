@@ -6,7 +6,11 @@ from concurrent.futures.process import BrokenProcessPool
 
 from manyhands.errors import TaskError
 
-__all__ = ["NotUnpicklable", "WorkerCrashed"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["NotUnpicklable", "OutOfMemory", "WorkerCrashed"]
 
 
 class WorkerCrashed(TaskError, BrokenProcessPool):
@@ -42,6 +46,20 @@ class WorkerCrashed(TaskError, BrokenProcessPool):
         self.attempt = attempt
         self.stderr_tail = stderr_tail
         self.peak_memory_bytes = peak_memory_bytes
+
+
+class OutOfMemory(WorkerCrashed, MemoryError):
+    """The worker was stopped while it ran this task, which took more memory than it may; the message says how much.
+
+    `peak_memory_bytes` is the most that was measured, children of the task included.
+
+    Attributes:
+        limit_bytes: the limit that was passed: of a worker, or of the whole pool.
+    """
+
+    def __init__(self, message: str, *, limit_bytes: int = 0, **how: Any) -> None:
+        super().__init__(message, **how)
+        self.limit_bytes = limit_bytes
 
 
 class NotUnpicklable(TaskError, BrokenProcessPool):

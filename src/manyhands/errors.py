@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands.crash import NotUnpicklable as NotUnpicklable
+    from manyhands.crash import OutOfMemory as OutOfMemory
     from manyhands.crash import WorkerCrashed as WorkerCrashed
     from manyhands.pool_errors import InitializerError as InitializerError
     from manyhands.pool_errors import NotPicklable as NotPicklable
@@ -26,6 +27,7 @@ __all__ = [
     "ManyhandsError",
     "NotPicklable",
     "NotUnpicklable",
+    "OutOfMemory",
     "PoolError",
     "RemoteError",
     "RemoteTraceback",
@@ -132,6 +134,7 @@ _HOMES = {
     "InitializerError": "pool_errors",
     "NotPicklable": "pool_errors",
     "NotUnpicklable": "crash",
+    "OutOfMemory": "crash",
     "PoolError": "pool_errors",
     "WorkerCrashed": "crash",
     "WorkerStartError": "pool_errors",

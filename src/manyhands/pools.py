@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Literal, ParamSpec, Self, TypeVar
 
     from manyhands.core.outcome import Outcome
+    from manyhands.engine.memory_limits import MemoryLimits
     from manyhands.engine.stream import Stream
     from manyhands.retrying import Backoff, Causes, OnCrash
     from manyhands.workers.protocol import Workers
@@ -74,6 +75,10 @@ class Pool(Executor):
             None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and leaves no
             orphans.
         thread_name_prefix: of worker threads.
+        worker_memory_limit: bytes that a worker process and its children may take, or "500MB", "1.5GiB". A task that takes
+            more is stopped while it runs, and fails with `OutOfMemory`.
+        pool_memory_limit: the same for all of them together; "auto": what this machine and its control groups have left. As they
+            come near it, fewer of them work; should that not be enough, the largest task is stopped.
 
     Attributes:
         engine, workers: for the other faces of this package.
@@ -92,12 +97,19 @@ class Pool(Executor):
         max_tasks_per_child: int | None = None,
         mp_context: BaseContext | None = None,
         thread_name_prefix: str = "",
+        worker_memory_limit: int | str | None = None,
+        pool_memory_limit: int | str | None = None,
     ) -> None:
         if max_workers is not None and max_workers <= 0:
             raise UsageError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         check_max_tasks(max_tasks_per_child)
+        limits = None
+        if worker_memory_limit is not None or pool_memory_limit is not None:
+            from manyhands.limits import memory_limits  # only for who sets one
+
+            limits = memory_limits(kind, worker_memory_limit, pool_memory_limit)
         threads: set[threading.Thread] = set()
         if kind == "process":
             workers = self._process_workers(initializer, initargs, max_tasks_per_child, mp_context)
@@ -113,7 +125,7 @@ class Pool(Executor):
             limit = 1
         else:
             raise UsageError(f"kind must be 'thread', 'process' or 'serial', not {kind!r}")
-        self._begin(workers, limit, max_tasks_per_worker=max_tasks_per_child, threads=threads)
+        self._begin(workers, limit, max_tasks_per_worker=max_tasks_per_child, threads=threads, memory_limits=limits)
 
     def _begin(
         self,
@@ -122,6 +134,7 @@ class Pool(Executor):
         *,
         max_tasks_per_worker: int | None = None,
         threads: set[threading.Thread] | None = None,
+        memory_limits: MemoryLimits | None = None,
     ) -> None:
         """Open for work; also for kinds of worker that come from elsewhere, see `manyhands.testing.conformance.pool_on`."""
         self._kind = workers.kind
@@ -129,7 +142,12 @@ class Pool(Executor):
         self._threads = threads if threads is not None else set()
         self.workers: Workers = workers
         know_pool(workers, self)
-        self.engine = Engine(workers, NESTING if workers.kind == "serial" else limit, max_tasks_per_worker=max_tasks_per_worker)
+        self.engine = Engine(
+            workers,
+            NESTING if workers.kind == "serial" else limit,
+            max_tasks_per_worker=max_tasks_per_worker,
+            memory_limits=memory_limits,
+        )
         self._submissions: dict[Policy, Submissions] = {}
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         # A pool that is forgotten without shutdown ends its workers when what was submitted is done.

@@ -41,6 +41,8 @@ class ProcessPool(Pool):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
+        worker_memory_limit: int | str | None = None,
+        pool_memory_limit: int | str | None = None,
     ) -> None:
         super().__init__(
             "process",
@@ -49,6 +51,8 @@ class ProcessPool(Pool):
             initargs=initargs,
             max_tasks_per_child=max_tasks_per_child,
             mp_context=mp_context,
+            worker_memory_limit=worker_memory_limit,
+            pool_memory_limit=pool_memory_limit,
         )
 
 

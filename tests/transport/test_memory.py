@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manyhands.transport.memory import PAGE_BYTES, Available, available, can_measure, oom_kills, sizes_of_trees, text_of
+from manyhands.transport.memory import Available, available, can_measure, oom_kills, own_size_of_tree, sizes_of_trees, text_of
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -51,7 +51,7 @@ def test_nothing_is_known_where_there_is_nothing_to_read(root: str) -> None:
     assert available(root) is None
     assert oom_kills(root) is None
     assert not can_measure(root)
-    assert sizes_of_trees([1], 0, root) == {}
+    assert sizes_of_trees([1], root) == {}
 
 
 def test_a_group_of_version_2_gives_what_its_limit_leaves(machine: Path, root: str) -> None:
@@ -112,8 +112,10 @@ def test_kills_are_counted_in_the_own_group_or_else_on_the_machine(machine: Path
     assert oom_kills(root) == 1
 
 
-def process(machine: Path, pid: int, pages: int, children: str = "", rollup: str = "") -> None:
-    put(machine / f"proc/{pid}", {"statm": f"{pages * 9} {pages} 10 5 0 123 0\n", "smaps_rollup": rollup})
+def process(machine: Path, pid: int, kilobytes: int, children: str = "", rollup: str = "") -> None:
+    status = f"Name:\tpython3\nVmRSS:\t 99999 kB\nRssAnon:\t {kilobytes - 1} kB\n"
+    status += "RssFile:\t 7777 kB\nRssShmem:\t 1 kB\nThreads:\t2\n"
+    put(machine / f"proc/{pid}", {"status": status, "smaps_rollup": rollup})
     put(machine / f"proc/{pid}/task/{pid}", {"children": children})
 
 
@@ -123,49 +125,68 @@ def test_descendants_count_for_their_worker(machine: Path, root: str) -> None:
     process(machine, 12, 3)
     process(machine, 13, 4)
     process(machine, 20, 1)
-    big = 1 << 40
-    assert sizes_of_trees([10, 20], big, root) == {10: 127 * PAGE_BYTES, 20: PAGE_BYTES}
+    assert sizes_of_trees([10, 20], root) == {10: 127 * 1024, 20: 1024}
     put(machine / "proc/10/task/99", {"children": "20 "})  # a child of another thread
-    assert sizes_of_trees([10, 777], big, root) == {10: 128 * PAGE_BYTES}
+    assert sizes_of_trees([10, 777], root) == {10: 128 * 1024}
 
 
-def test_what_is_over_the_limit_is_counted_again_without_what_others_share(machine: Path, root: str) -> None:
+def test_an_old_kernel_tells_the_resident_size_only(machine: Path, root: str) -> None:
+    put(machine / "proc/10", {"status": "VmRSS:\t 50 kB\n"})
+    assert sizes_of_trees([10], root) == {10: 50 * 1024}
+    assert own_size_of_tree(10, root) == 50 * 1024
+
+
+def test_a_loop_in_what_the_files_say_has_an_end(machine: Path, root: str) -> None:
+    """A number that is given to another process while the files are read."""
+    process(machine, 10, 5, "11 ")
+    process(machine, 11, 5, "10 ")
+    assert sizes_of_trees([10], root) == {10: 10 * 1024}
+
+
+def test_the_own_size_leaves_out_what_others_have_too(machine: Path, root: str) -> None:
     rollup = "55f7-7fff ---p 00000000 00:00 0 [rollup]\nRss: 4000 kB\nPss: 900 kB\n"
     rollup += "Pss_Anon: 500 kB\nPss_File: 300 kB\nPss_Shmem: 100 kB\n"
-    process(machine, 10, 1000, rollup=rollup)
+    process(machine, 10, 1000, "11 ", rollup=rollup)
     process(machine, 11, 1000, rollup="Rss: 4000 kB\nPss: 700 kB\n")
     process(machine, 12, 1000)
-    exactly = 1000 * PAGE_BYTES
-    assert sizes_of_trees([10, 11, 12], exactly, root) == {10: exactly, 11: exactly, 12: exactly}
-    assert sizes_of_trees([10, 11, 12], exactly - 1, root) == {10: 600 * 1024, 11: 700 * 1024, 12: exactly}
+    assert [own_size_of_tree(pid, root) for pid in (10, 11, 12, 777)] == [1300 * 1024, 700 * 1024, 1000 * 1024, 0]
+
+
+def sizes() -> tuple[int, int]:
+    """Of this process: the most that it can be, and its own."""
+    return sizes_of_trees([os.getpid()])[os.getpid()], own_size_of_tree(os.getpid())
+
+
+def growth(before: tuple[int, int]) -> tuple[int, int]:
+    most, own = sizes()
+    return (most - before[0]) // MIB, (own - before[1]) // MIB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 class TestThisMachine:
     def test_this_process_grows_by_what_it_takes(self) -> None:
-        before = sizes_of_trees([os.getpid()], 0)[os.getpid()]
+        before = sizes()
         block = b"x" * (64 * MIB)
-        grown = sizes_of_trees([os.getpid()], 0)[os.getpid()] - before
-        assert 60 * MIB < grown < 80 * MIB, len(block)
+        assert all(60 <= grown <= 80 for grown in growth(before)), len(block)
 
     def test_a_mapped_file_is_not_counted_but_shared_memory_is(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_bytes(b"x" * (32 * MIB))
-        before = sizes_of_trees([os.getpid()], 0)[os.getpid()]
+        before = sizes()
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
-            assert mapped[::PAGE_BYTES].count(b"x")
-            assert sizes_of_trees([os.getpid()], 0)[os.getpid()] - before < 8 * MIB
+            assert mapped[::4096].count(b"x")
+            assert max(growth(before)) < 8
         with mmap.mmap(-1, 32 * MIB) as shared:
-            shared[::PAGE_BYTES] = b"y" * (32 * MIB // PAGE_BYTES)
-            assert sizes_of_trees([os.getpid()], 0)[os.getpid()] - before > 30 * MIB
+            shared[::4096] = b"y" * (8 << 10)
+            assert min(growth(before)) > 30
 
     def test_a_child_counts_for_its_parent(self) -> None:
-        before = sizes_of_trees([os.getpid()], 0)[os.getpid()]
+        before = sizes()
         hold = f"block = b'x' * {64 * MIB}; print(len(block), flush=True); input()"
         with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             child.stdout.readline()
-            assert sizes_of_trees([os.getpid()], 0)[os.getpid()] - before > 60 * MIB
+            assert min(growth(before)) > 60
             child.communicate(b"\n")
 
     def test_the_machine_has_memory_and_says_so(self) -> None:

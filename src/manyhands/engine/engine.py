@@ -12,7 +12,7 @@ import threading
 import time
 from _thread import start_new_thread
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from manyhands.core import events as ev
 from manyhands.core.scheduler import Scheduler
@@ -26,8 +26,10 @@ from manyhands.transport.loop import shared_loop
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from manyhands.engine.memory_limits import MemoryLimits
+    from manyhands.engine.memory_watch import MemoryWatch
     from manyhands.transport.loop import IoLoop, Timer
-    from manyhands.workers.protocol import Work, Workers
+    from manyhands.workers.protocol import Measurable, Work, Workers
 
 __all__ = ["Engine", "JobEnded", "Sink"]
 
@@ -64,7 +66,13 @@ class Engine:
     """
 
     def __init__(
-        self, workers: Workers, max_workers: int, *, max_tasks_per_worker: int | None = None, is_daemon: bool = False
+        self,
+        workers: Workers,
+        max_workers: int,
+        *,
+        max_tasks_per_worker: int | None = None,
+        is_daemon: bool = False,
+        memory_limits: MemoryLimits | None = None,
     ) -> None:
         self.kind = workers.kind
         self.max_workers = max_workers
@@ -87,7 +95,8 @@ class Engine:
         self._ended = threading.Event()
         self._loop: IoLoop | None = None
         self._timer: Timer | None = None
-        workers.bind(self.report)
+        self._memory = _memory_watch(memory_limits, workers, max_workers, self.report) if memory_limits is not None else None
+        workers.bind(self.report if self._memory is None else self._memory.report)
 
     # ---- for the public faces ---------------------------------------------------------------------------------------------
 
@@ -150,7 +159,9 @@ class Engine:
         """Let there be more workers, or fewer: those that are too many end when they have done what they were given."""
         with self._lock:
             self.max_workers = max_workers
-            self.feed(ev.PoolResized(max_workers))  # has no outcome to deliver
+            if self._memory is not None:
+                max_workers = self._memory.resize(max_workers)
+        self.feed(ev.PoolResized(max_workers))
 
     def stop_running(self) -> None:
         """Drop what has not begun, and stop what runs, after `close`."""
@@ -284,6 +295,8 @@ class Engine:
                 if self.failure is None:
                     self.failure = self._scheduler.failure
             self._set_timer()
+            if self._memory is not None:
+                self._memory.turned(is_busy=bool(self._scheduler.batches))
             if self._closed and not self._ender and self._scheduler.is_over:
                 self._end()
         except BaseException as error:  # of ours; or of a signal handler of the program's, which has left half of a change
@@ -384,6 +397,17 @@ class Engine:
     def _let_go_of_loop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._memory is not None:
+            self._memory.stop()
         if self._loop is not None:
             self._loop.release()
             self._loop = None
+
+
+def _memory_watch(
+    limits: MemoryLimits, workers: Workers, max_workers: int, report: Callable[[Callable[[], Sequence[ev.Event]]], None]
+) -> MemoryWatch:
+    from manyhands.engine.memory_watch import MemoryWatch  # only for who sets a limit
+
+    assert hasattr(workers, "processes"), f"workers of the kind {workers.kind!r} have no memory of their own"
+    return MemoryWatch(limits, cast("Measurable", workers), max_workers, report)

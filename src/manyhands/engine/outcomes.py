@@ -6,6 +6,7 @@ import signal as signals
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core.outcome import Attempt, Outcome
@@ -103,15 +104,17 @@ def _timeout_of(policy: Policy, result: Success | WorkerEnd | None) -> TaskTimeo
 
 
 def _crash_of(end: WorkerEnd, attempt: int) -> BaseException:
-    from manyhands.crash import WorkerCrashed  # dear to import, and seldom needed
+    from manyhands.crash import OutOfMemory, WorkerCrashed  # dear to import, and seldom needed
 
     cause = end_of(end)
-    if end.signal == signals.SIGKILL:
+    if end.signal == signals.SIGKILL and end.memory_limit_bytes is None:
         cause += " (if nobody sent it, probably by the kernel because memory ran out)"
-    text = f"the worker (pid {end.pid}) {cause} while it ran this task, in try {attempt}"
+    text = f"the worker (pid {end.pid}) {cause}"
+    text += f" while it ran this task, in try {attempt}" if end.memory_limit_bytes is None else f" (try {attempt})"
     if end.stderr_tail:
         text += "; the last lines of its standard error:\n" + end.stderr_tail
-    return WorkerCrashed(
+    make = WorkerCrashed if end.memory_limit_bytes is None else partial(OutOfMemory, limit_bytes=end.memory_limit_bytes)
+    return make(
         text,
         pid=end.pid,
         exit_status=end.exit_status,

@@ -57,7 +57,9 @@ def _reason_of_failure(payload: Any) -> str:
 
 
 def end_of(end: WorkerEnd) -> str:
-    """How a worker ended: `was killed by SIGSEGV`, `ended with exit status 3`."""
+    """How a worker ended: `was killed by SIGSEGV`, `ended with exit status 3`, `was stopped because it took 2 GB, ...`."""
+    if end.memory_limit_bytes is not None:
+        return f"was stopped because {end.reason}"
     if end.signal is not None:
         try:
             return f"was killed by {signals.Signals(end.signal).name}"

@@ -114,6 +114,11 @@ class Channel:
                 except OSError:
                     pass  # dead, or it has not read the last thousands of such questions
 
+    @property
+    def pid(self) -> int:
+        """Of the worker; 0 before it was launched."""
+        return self._launched.pid if self._launched is not None else 0
+
     def running(self) -> tuple[tuple[int, int] | None, float]:
         """Batch and offset of the running task, None when there is none; and since when."""
         launched = self._launched

@@ -17,7 +17,7 @@ from manyhands.transport.loop import shared_loop
 from manyhands.transport.trees import Feller
 from manyhands.workers.channel import Channel
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
-from manyhands.workers.protocol import CallStyle, Unsendable, Work
+from manyhands.workers.protocol import CallStyle, Unsendable, Work, WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,6 +166,10 @@ class ProcessWorkers:
         if self._uses_loop:
             self._uses_loop = False
             self._loop.release()
+
+    def processes(self) -> list[WorkerProcess]:
+        living = [(worker_id, channel.pid, channel.running()[0]) for worker_id, channel in list(self._channels.items())]
+        return [WorkerProcess(worker_id, pid, running) for worker_id, pid, running in living if pid]
 
     # ---- for channels -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from manyhands.core.events import Event
     from manyhands.core.tasks import Batch, Policy
 
-__all__ = ["CallStyle", "Unsendable", "Work", "Workers"]
+__all__ = ["CallStyle", "Measurable", "Unsendable", "Work", "WorkerProcess", "Workers"]
 
 
 class CallStyle(IntEnum):
@@ -41,6 +41,21 @@ class Unsendable(NamedTuple):
     """Stands for an item that cannot travel to a worker, and says why."""
 
     error: BaseException
+
+
+class WorkerProcess(NamedTuple):
+    """The process that a worker is, and the task that it is at, by batch and offset; None when it is at none."""
+
+    worker_id: int
+    pid: int
+    running: tuple[int, int] | None
+
+
+class Measurable(Protocol):
+    """A kind whose workers are processes, so that their memory can be measured."""
+
+    def processes(self) -> list[WorkerProcess]:
+        """Those that live. Called in the I/O loop's thread, without the engine's lock."""
 
 
 class Workers(Protocol):
