@@ -7,27 +7,36 @@ import subprocess
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core.commands import Command
 from manyhands.core.completed import CompletedCommand
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
 from manyhands.core.states import State
-from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
+from manyhands.core.tasks import Failure, Success, WorkerEnd
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.engine import Engine
+from manyhands.engine.stories import reason_of
 from manyhands.errors import TaskTimeout, UsageError
+from manyhands.policies import policy_of
+from manyhands.retrying import command_retry_on_of
 from manyhands.workers.commands import CommandWorkers, Finished, Launch
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+    from typing import TypeVar
+
+    from manyhands.core.tasks import Policy
+    from manyhands.retrying import Backoff, CommandCauses
+
+    E = TypeVar("E", bound=BaseException)
 
 __all__ = ["RunningCommand", "run", "start"]
 
 UNLIMITED = 1 << 30  # `start` starts at once; to limit how many run at a time is what `manyhands run` and pools are for
-POLICY = Policy(batch_size=1)
 
 _lock = threading.RLock()  # a signal handler may start a command while its thread starts one
 _engine: Engine | None = None
@@ -43,6 +52,9 @@ def run(
     timeout: float | None = None,
     grace: float = 1.0,
     check: bool = False,
+    retries: int = 0,
+    retry_on: CommandCauses | None = None,
+    backoff: float | Backoff | None = None,
 ) -> CompletedCommand:
     """Run a program to its end.
 
@@ -55,6 +67,10 @@ def run(
         timeout: seconds; then the program and its children are stopped: SIGTERM, and SIGKILL after `grace` seconds.
         grace: see `timeout`; 0: SIGKILL at once.
         check: raise when the exit status is not 0.
+        retries: further tries when it ends by a signal, a time-out or with a status other than 0. Only the last one is returned;
+            `attempts` and `earlier` of the result tell of the others.
+        retry_on: what `retries` covers: exit statuses (75), "error" (all but 0), "crash" (a signal), "timeout", or a tuple.
+        backoff: seconds before the first retry, about doubled before each further one; or a `Backoff`.
 
     Returns:
         Status, output, times and peak memory.
@@ -65,14 +81,26 @@ def run(
         OSError: it could not be started: not found, not executable, arguments too long. A ChildProcessError: how it ended is
             unknown, because this program ignores SIGCHLD; `completed` has the rest.
     """
-    command = start(args, input=input, text=text, cwd=cwd, env=env, timeout=timeout, grace=grace)
+    command = start(
+        args,
+        input=input,
+        text=text,
+        cwd=cwd,
+        env=env,
+        timeout=timeout,
+        grace=grace,
+        retries=retries,
+        retry_on=retry_on,
+        backoff=backoff,
+    )
     try:
         completed = command.wait()
     except BaseException:
         command.stop(grace=0)  # Ctrl-C: it shall not outlive the caller's interest
         raise
     if check and completed.returncode != 0:
-        raise subprocess.CalledProcessError(completed.returncode, list(args), completed.stdout, completed.stderr)
+        error = subprocess.CalledProcessError(completed.returncode, list(args), completed.stdout, completed.stderr)
+        raise _noted(error, completed)
     return completed
 
 
@@ -85,6 +113,9 @@ def start(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
     grace: float = 1.0,
+    retries: int = 0,
+    retry_on: CommandCauses | None = None,
+    backoff: float | Backoff | None = None,
 ) -> RunningCommand:
     """Start a program, and go on; the arguments are those of `run`.
 
@@ -95,7 +126,14 @@ def start(
     data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
     words = tuple(_word(word) for word in args)
     command = Command(args=words, cwd=None if cwd is None else str(cwd), env=env, input=data)
-    return RunningCommand(command, POLICY.replace(timeout_s=timeout, grace_s=grace), text=text)
+    policy = policy_of(timeout=timeout, grace=grace, retries=retries, backoff=backoff, chunksize=1)
+    return RunningCommand(command, policy.replace(retry_on=command_retry_on_of(retry_on)), text=text)
+
+
+def _noted(error: E, completed: CompletedCommand) -> E:
+    for line in completed.earlier:
+        error.add_note(line)
+    return error
 
 
 def _word(word: str | bytes | os.PathLike[str]) -> str | bytes:
@@ -146,7 +184,7 @@ class RunningCommand:
 
     @property
     def pid(self) -> int:
-        """The program's process id, which is that of its process group as well."""
+        """The program's process id, which is that of its process group as well; between two tries, that of the last one."""
         return self._pid
 
     def wait(self, timeout: float | None = None) -> CompletedCommand:
@@ -215,6 +253,9 @@ class RunningCommand:
             finished = result.payload
         elif isinstance(result, Failure):
             raise result.payload
+        elif delivery.history:  # it was stopped between two tries
+            last = delivery.history[-1].result
+            finished = last.left_behind if isinstance(last, WorkerEnd) else last.payload
         if finished is None:
             return None
         lost = finished.stdout.error or finished.stderr.error
@@ -224,14 +265,26 @@ class RunningCommand:
             finished.stderr.close()
             raise lost
         completed = completed_command(finished, text=self._text)
+        if delivery.history:
+            completed = replace(completed, attempts=delivery.attempt, earlier=self._earlier(delivery, finished))
         if delivery.state is State.TIMED_OUT:
             timeout_s = self._policy.timeout_s or 0.0
             error = TaskTimeout(f"{completed.args[0]!r} ran longer than {timeout_s:g} s and was stopped", timeout_s=timeout_s)
             error.completed = completed
-            raise error
+            raise _noted(error, completed)
         if finished.is_lost and not isinstance(result, WorkerEnd):
             raise _lost(completed)
         return completed
+
+    def _earlier(self, delivery: Deliver, last: Finished) -> tuple[str, ...]:
+        lines = []
+        for one in delivery.history:
+            finished = one.result.left_behind if isinstance(one.result, WorkerEnd) else one.result.payload
+            if finished is not last:
+                finished.stdout.close()
+                finished.stderr.close()
+                lines.append(f"try {one.number}: {reason_of(one.state, one.result, self._policy)}")
+        return tuple(lines)
 
 
 def _lost(completed: CompletedCommand) -> ChildProcessError:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     Cause = type[BaseException] | Literal["crash", "timeout", "error"]
     Causes = Cause | tuple[Cause, ...] | list[Cause]
     OnCrash = Literal["fail", "retry"]
+    CommandCause = int | Literal["crash", "timeout", "error"]
+    CommandCauses = CommandCause | tuple[CommandCause, ...] | list[CommandCause]
 
-__all__ = ["Backoff", "backoff_of", "crash_retries_of", "retry_on_of", "seconds", "whole_number"]
+__all__ = ["Backoff", "backoff_of", "command_retry_on_of", "crash_retries_of", "retry_on_of", "seconds", "whole_number"]
 
 CRASH_RETRIES = 2  # further tries that on_crash="retry" gives: a task that kills three workers in a row kills the fourth, too
 LARGEST_FACTOR = 1000.0  # thirty doublings of it still are a float
@@ -121,6 +123,25 @@ def retry_on_of(causes: Causes | None, on_crash: OnCrash | None) -> RetryOn | No
         crash=crash,
         timeout="timeout" in words or not names.isdisjoint(TIMEOUT_TYPES),
     )
+
+
+def command_retry_on_of(causes: CommandCauses | None) -> RetryOn:
+    """Which ends of a program are tried again: exit statuses, or words. One that cannot be started is final."""
+    if causes is None:
+        return RetryOn(("status", "signal"), crash=True, timeout=True)
+    each = causes if isinstance(causes, (tuple, list)) else (causes,)
+    for cause in each:
+        is_status = isinstance(cause, int) and not isinstance(cause, bool) and 0 < cause < 256
+        if not is_status and cause not in WORDS:
+            raise UsageError(
+                "retry_on must be an exit status from 1 to 255, 'error' (any of these), 'crash' (a signal), 'timeout', or a tuple"
+                f" of these, as in retry_on=(75, 'timeout'), not {cause!r}"
+            )
+    if not each:
+        raise UsageError("retry_on names nothing: write retries=0 to try nothing again, or name exit statuses, as in retry_on=75")
+    names = {"error": "status", "crash": "signal"}
+    errors = [names.get(cause, "") if isinstance(cause, str) else f"status {cause}" for cause in each]
+    return RetryOn(tuple(filter(None, errors)), crash="crash" in each, timeout="timeout" in each)
 
 
 def _is_error_class(cause: object) -> bool:

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import signal
+import subprocess
 import threading
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 import manyhands
 from flaky import Flaky, count_try, die_until, end_differently, fail_until, hang_until
-from manyhands import Attempt, Backoff, Outcome, Pool, State, TaskTimeout, UsageError, WorkerCrashed
+from manyhands import Attempt, Backoff, Outcome, Pool, State, TaskTimeout, UsageError, WorkerCrashed, run, start
 from manyhands.core.tasks import Backoff as CoreBackoff
 from manyhands.core.tasks import Policy, RetryOn
 from manyhands.crash import NotUnpicklable
@@ -394,3 +395,77 @@ def test_outcomes_with_a_history_can_be_pickled(tmp_path: Path) -> None:
     assert copy.story() == outcome.story()
     assert isinstance(copy.history[0], Attempt)
     assert type(copy.history[0].error) is Flaky
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------------------
+
+COUNTING = 'echo x >> tries; number=$(wc -l < tries); echo "try $number"; '
+
+
+def test_a_program_is_tried_again_and_the_result_tells_of_it(tmp_path: Path) -> None:
+    script = COUNTING + "case $number in 1) exit 3;; 2) kill -9 $$;; 3) sleep 60;; esac"
+    completed = run(["sh", "-c", script], cwd=tmp_path, retries=3, timeout=1, grace=0, backoff=0.001)
+    assert (completed.returncode, completed.stdout, completed.attempts) == (0, "try 4\n", 4)
+    assert completed.earlier == (
+        "try 1: ended with exit status 3",
+        "try 2: was killed by SIGKILL",
+        "try 3: it ran longer than its time-out of 1 s",
+    )
+
+
+def test_a_program_with_one_try_tells_of_no_other() -> None:
+    completed = run(["true"], retries=3)
+    assert (completed.attempts, completed.earlier) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("ends", "causes", "attempts"),
+    [
+        ("exit 75", 75, 3),
+        ("exit 75", (3, 75), 3),
+        ("exit 75", 3, 1),
+        ("exit 75", "error", 3),
+        ("exit 75", ("crash", "timeout"), 1),
+        ("kill -9 $$", "crash", 3),
+        ("kill -9 $$", ["error", 9], 1),
+        ("sleep 60", "timeout", 3),
+        ("sleep 60", ("error", "crash"), 1),
+    ],
+)
+def test_only_the_ends_that_are_named_are_tried_again(tmp_path: Path, ends: str, causes: Any, attempts: int) -> None:
+    try:
+        completed = run(["sh", "-c", COUNTING + ends], cwd=tmp_path, retries=2, retry_on=causes, timeout=0.7, grace=0)
+    except TaskTimeout as error:
+        completed = error.completed
+    assert completed.attempts == attempts
+    assert (tmp_path / "tries").read_text() == "x\n" * attempts
+
+
+def test_the_error_of_a_program_tells_of_the_tries_before(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(["sh", "-c", "exit 3"], retries=2, check=True)
+    assert caught.value.__notes__ == [f"try {number}: ended with exit status 3" for number in (1, 2)]
+
+
+def test_a_program_that_cannot_be_started_is_not_tried_again() -> None:
+    with pytest.raises(FileNotFoundError):
+        run(["no-such-program-here"], retries=2, backoff=1000)
+
+
+def test_a_program_that_waits_for_its_next_try_can_be_stopped(tmp_path: Path) -> None:
+    command = start(["sh", "-c", COUNTING + "exit 3"], cwd=tmp_path, retries=2, backoff=Backoff(1000, most=1000))
+    try:
+        with pytest.raises(TimeoutError):
+            command.wait(1)
+    finally:
+        command.stop()
+    completed = command.wait(PATIENCE_S)
+    assert (completed.returncode, completed.stdout, completed.attempts, completed.earlier) == (3, "try 1\n", 1, ())
+
+
+@pytest.mark.parametrize("causes", [0, 256, True, "crashes", OSError, (75, OSError), ()])
+def test_causes_that_a_program_cannot_have_are_refused_with_advice(causes: Any) -> None:
+    with pytest.raises(UsageError, match="retry_on="):
+        start(["true"], retries=1, retry_on=causes)
+    with pytest.raises(UsageError, match="timeout must be seconds"):
+        start(["true"], timeout=math.nan)

@@ -20,6 +20,8 @@ class CompletedCommand:
         started_at: seconds since the epoch.
         duration_s: wall time from start to end.
         user_cpu_s, system_cpu_s: CPU time of it and of its children that it waited for.
+        attempts: tries that were made; all else is of the last one.
+        earlier: what became of the tries before, one line each.
         peak_memory_bytes: the largest resident size among them. The kernel counts from before the program was loaded, so it is
         never
             less than what the starting process had.
@@ -35,6 +37,8 @@ class CompletedCommand:
     user_cpu_s: float
     system_cpu_s: float
     peak_memory_bytes: int
+    attempts: int = 1
+    earlier: tuple[str, ...] = ()
 
     @property
     def succeeded(self) -> bool:

@@ -51,6 +51,9 @@ def reason_of(state: State, result: Success | Failure | WorkerEnd | BaseExceptio
 def _reason_of_failure(payload: Any) -> str:
     if isinstance(payload, BaseException):
         return describe(payload)
+    status = getattr(payload, "returncode", None)  # of a command
+    if status is not None:
+        return end_of(WorkerEnd(signal=-status) if status < 0 else WorkerEnd(exit_status=status))
     if type(payload) is tuple:
         return f"NotUnpicklable: the function or an argument could not be rebuilt in the worker: {words_of(payload[0])}"
     return words_of(payload)

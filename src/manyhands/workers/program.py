@@ -336,7 +336,7 @@ class Program:
         if self.is_stopped:
             end = WorkerEnd(pid=self.pid, left_behind=finished)
             return [WorkerEnded(self.worker_id, end, (self.batch_id, 0))]
-        result: Success | Failure = Failure(finished, self.began, self._ended_at)
+        result: Success | Failure = Failure(finished, self.began, self._ended_at, _kinds_of(finished))
         if finished.returncode == 0 and self._stdout.error is None and self._stderr.error is None:
             result = Success(1, [finished], self.began, self._ended_at)
         return [BatchProgressed(self.batch_id, [result])]
@@ -359,6 +359,13 @@ class Program:
             outlived,
             self._is_lost,
         )
+
+
+def _kinds_of(finished: Finished) -> tuple[str, ...]:
+    """What `retry_on` may call the end of a program that did not succeed."""
+    if finished.is_lost or finished.returncode == 0:
+        return ()
+    return ("signal",) if finished.returncode < 0 else ("status", f"status {finished.returncode}")
 
 
 def _environment(command: Command, mark: str) -> dict[str, str]:
