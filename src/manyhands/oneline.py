@@ -84,6 +84,7 @@ def outcomes(
     retry_on: Causes | None = None,
     backoff: float | Backoff | None = None,
     on_crash: OnCrash | None = None,
+    capture: bool = False,
     progress: ProgressChoice = False,
     key: Callable[[Any], object] | None = None,
 ) -> Generator[Outcome[T], None, None]:
@@ -102,6 +103,7 @@ def outcomes(
             retry_on=retry_on,
             backoff=backoff,
             on_crash=on_crash,
+            capture=capture,
             progress=progress,
             key=key,
         ),

@@ -67,6 +67,7 @@ def policy_of(
     retry_on: Causes | None = None,
     backoff: float | Backoff | None = None,
     on_crash: OnCrash | None = None,
+    capture: bool = False,
 ) -> Policy:
     """The policy that the options of a call mean. Raises UsageError for those that cannot be meant."""
     timeout_s = None if timeout is None else seconds("timeout", timeout, unit="seconds or None", may_be_endless=True)
@@ -85,4 +86,5 @@ def policy_of(
         retry_on=retry_on_of(retry_on, on_crash),
         backoff=backoff_of(backoff, retry_delay),
         crash_retries=crash_retries_of(on_crash),
+        captures=bool(capture),
     )

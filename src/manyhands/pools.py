@@ -184,6 +184,7 @@ class Pool(Executor):
         retry_on: Causes | None = None,
         backoff: float | Backoff | None = None,
         on_crash: OnCrash | None = None,
+        capture: bool = False,
     ) -> Options:
         """Say how the calls that follow are treated; `pool.options(timeout=5, retries=2).submit(fn, ...)`.
 
@@ -200,6 +201,8 @@ class Pool(Executor):
             priority: higher ones go first among the tasks that wait.
             key: your name for the task; it is in the error that it ends with.
             retry_delay: seconds before the first retry, doubled before each further one; the plain form of `backoff`.
+            capture: keep what a task writes to standard output and standard error with its outcome (`TaskFuture.outcome`,
+                `Outcome.stdout`, `Outcome.stderr`), and do not print it. `map` drops it.
             grace: seconds between SIGTERM and SIGKILL for a process that is stopped.
         """
         policy = policy_of(
@@ -211,6 +214,7 @@ class Pool(Executor):
             retry_on=retry_on,
             backoff=backoff,
             on_crash=on_crash,
+            capture=capture,
         )
         return Options(self, policy, key)
 
@@ -279,12 +283,14 @@ class Pool(Executor):
         retry_on: Causes | None = None,
         backoff: float | Backoff | None = None,
         on_crash: OnCrash | None = None,
+        capture: bool = False,
         progress: ProgressChoice = False,
         key: Callable[[Any], object] | None = None,
     ) -> Generator[Outcome[T], None, None]:
         """Like `map`, but yield how each item ended, an `Outcome`, whatever happened to it.
 
         Args:
+            capture: keep what each item writes in `Outcome.stdout` and `Outcome.stderr`, and do not print it.
             key: gives an item its name, `Outcome.key`; None: its index.
         """
         policy = policy_of(
@@ -296,6 +302,7 @@ class Pool(Executor):
             retry_on=retry_on,
             backoff=backoff,
             on_crash=on_crash,
+            capture=capture,
         )
         return self._outcomes(policy, fn, iterables, ordered=ordered, progress=progress, key=key)
 

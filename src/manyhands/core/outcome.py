@@ -91,6 +91,8 @@ class Outcome(Generic[R_co]):
         started_at: start of the last try, in seconds since the epoch; None when unknown.
         duration_s: wall time of the last try; None when unknown.
         history: each try, in order, when there was more than one; else empty. Of more than 32 those in the middle are left out.
+        stdout, stderr: what the last try wrote, with `capture=True`; empty when that is nothing. None: it was not captured, or
+            the task has not begun, or it is past its time-out on a thread and goes on.
     """
 
     index: int
@@ -103,6 +105,8 @@ class Outcome(Generic[R_co]):
     started_at: float | None = None
     duration_s: float | None = None
     history: tuple[Attempt, ...] = ()
+    stdout: str | None = None
+    stderr: str | None = None
 
     @property
     def succeeded(self) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.events import TaskCancelled
+from manyhands.core.events import Deliver, TaskCancelled
 from manyhands.core.states import State
 from manyhands.core.tasks import Success
 from manyhands.engine.courier import shared_courier
-from manyhands.engine.outcomes import NotOpened, error_of, values_of
+from manyhands.engine.outcomes import NotOpened, error_of, outcome_of_one, values_of
 from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
 from manyhands.transport.blobs import Blobs
@@ -24,7 +24,7 @@ from manyhands.workers.protocol import CallStyle, Unsendable, Work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from manyhands.core.events import Deliver
+    from manyhands.core.outcome import Outcome
     from manyhands.core.tasks import Policy
     from manyhands.engine.engine import Engine
     from manyhands.workers.protocol import Workers
@@ -56,7 +56,10 @@ class TaskFuture(Future[Any]):
         self._waiters = Waiters()
         self.key = key
         self._submissions: Submissions | None = submissions
+        self._kind, self._policy = submissions.kind, submissions.policy
         self._index = index
+        self._delivery: Deliver | None = None
+        self._outcome: Outcome[Any] | None = None
 
     def cancel(self) -> bool:
         """Cancel the task if it has not been handed to a worker; tell whether it is cancelled."""
@@ -124,6 +127,29 @@ class TaskFuture(Future[Any]):
         self._open()
         return super().exception(0)
 
+    def outcome(self, timeout: float | None = None) -> Outcome[Any]:
+        """Wait for the end of the task, and tell how it ended, whatever that is; with `capture=True` also what it wrote.
+
+        The outcome's index counts the tasks that were submitted with the same options; its key is that index when none was given.
+
+        Raises:
+            TimeoutError: it has not ended within `timeout` seconds.
+        """
+        try:
+            error = self.exception(timeout)
+        except CancelledError as cancelled:
+            error = cancelled
+        outcome = self._outcome
+        if outcome is None:
+            value = self.result(0) if error is None else None
+            state = State.SUCCEEDED if error is None else State.CANCELLED if self.cancelled() else State.FAILED
+            # None: it never reached the engine, or something other than its task has set the result.
+            delivery = self._delivery or Deliver(0, self._index, 1, state, None, 0, 0)
+            key = self._index if self.key is None else self.key
+            outcome = outcome_of_one(delivery, self._policy, self._kind, self._index, key, value, error)
+            self._outcome, self._delivery = outcome, None
+        return outcome
+
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """Call `fn` with this future when it is done; at once when it is done already."""
         if self.done():
@@ -168,6 +194,10 @@ class TaskFuture(Future[Any]):
 
     # ---- for the sink -----------------------------------------------------------------------------------------------------
 
+    def delivered(self, delivery: Deliver) -> None:
+        """Keep what `outcome` tells."""
+        self._delivery = delivery
+
     def succeed(self, value: Any) -> None:
         """Deliver the value."""
         self._submissions = None
@@ -204,13 +234,16 @@ class TaskFuture(Future[Any]):
 class Submissions:
     """The tasks that were submitted with one policy: a job that stays open as long as its pool.
 
+    Attributes:
+        policy: how they are treated.
+
     A future is in `_futures` from before its task is added until its outcome is delivered; whoever pops it delivers.
     """
 
     def __init__(self, engine: Engine, workers: Workers, policy: Policy) -> None:
         self._engine = engine
         self._workers = workers
-        self._policy = policy
+        self.policy = policy = policy.replace(records_times=True)
         self._futures: dict[int, TaskFuture] = {}
         self._lock = threading.RLock()  # guards the next index: a counter of itertools is not safe without a GIL
         self._indices = itertools.count()  # and, unlike a number that is read and written, safe from a signal handler's submit
@@ -281,20 +314,23 @@ class Submissions:
         if delivery.state is State.SUCCEEDED and isinstance(result, Success):
             payload = result.payload
             if type(payload) is Blobs:
-                for index, blob in enumerate(payload, delivery.start):
-                    self._deliver_one(index, self._succeed, _Sealed(blob))
+                blobs = list(payload)
+                payload.clear()  # futures keep the delivery, and it shall not keep the values of others
+                for index, blob in enumerate(blobs, delivery.start):
+                    self._deliver_one(delivery, index, self._succeed, _Sealed(blob))
             else:
                 for index, value in enumerate(values_of(payload), delivery.start):
-                    self._deliver_one(index, TaskFuture.succeed, value)
+                    self._deliver_one(delivery, index, TaskFuture.succeed, value)
                     del value
             return
         for index in range(delivery.start, delivery.start + delivery.count):
-            self._deliver_one(index, self._finish, delivery)
+            self._deliver_one(delivery, index, self._finish, delivery)
 
-    def _deliver_one(self, index: int, deliver: Callable[[TaskFuture, Any], None], what: Any) -> None:
+    def _deliver_one(self, delivery: Deliver, index: int, deliver: Callable[[TaskFuture, Any], None], what: Any) -> None:
         future = self._futures.pop(index, None)  # None: Ctrl-C came in the middle of `submit`, so that nobody has it
         if future is None:
             return
+        future.delivered(delivery)
         try:
             deliver(future, what)
         except BaseException:  # a callback that calls sys.exit, say: the others get their outcomes all the same
@@ -319,9 +355,9 @@ class Submissions:
             future.drop()
         elif self._engine.kind == "process":
             # Rebuilding an exception runs user code.
-            shared_courier().carry(lambda: future.fail(error_of(delivery, self._policy)))
+            shared_courier().carry(lambda: future.fail(error_of(delivery, self.policy)))
         else:
-            future.fail(error_of(delivery, self._policy))
+            future.fail(error_of(delivery, self.policy))
 
 
 def _open_and_succeed(future: TaskFuture, sealed: _Sealed) -> None:

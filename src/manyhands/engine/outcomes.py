@@ -15,6 +15,7 @@ from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
 from manyhands.engine.stories import end_of, reason_of, tell
 from manyhands.errors import TaskTimeout, again
 from manyhands.transport.blobs import Blobs, open_blob
+from manyhands.transport.captured import text_of
 from manyhands.transport.failures import describe, unpack_failure
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from manyhands.core.events import Deliver
     from manyhands.core.tasks import Try
 
-__all__ = ["NotOpened", "error_of", "outcomes_of", "values_of"]
+__all__ = ["NotOpened", "error_of", "outcome_of_one", "outcomes_of", "values_of"]
 
 MONOTONIC_TO_EPOCH_S = time.time() - time.monotonic()
 
@@ -133,49 +134,50 @@ def outcomes_of(
     key_of: Callable[[int], object],
 ) -> Iterator[Outcome[Any]]:
     """Make the outcome of each task of a delivery, in order."""
-    worker = f"{kind}-{delivery.worker_id}" if delivery.worker_id > 0 else ""
     result = delivery.result
     if delivery.state is State.SUCCEEDED and isinstance(result, Success):
-        began = result.started_at
-        ends = result.ends or [result.ended_at] * result.count
-        for offset, value in enumerate(values_of(result.payload)):
-            index = delivery.start + offset
-            failed = type(value) is NotOpened
-            at, took_s = began + MONOTONIC_TO_EPOCH_S, ends[offset] - began
-            history: tuple[Attempt, ...] = ()
-            if delivery.history:
-                history = _history(delivery, policy, kind, value.error if failed else None, at, took_s)
-            yield Outcome(
-                index=index,
-                key=key_of(index),
-                state=State.FAILED if failed else State.SUCCEEDED,
-                value=None if failed else value,
-                error=value.error if failed else None,
-                attempts=delivery.attempt,
-                worker=worker,
-                started_at=at,
-                duration_s=took_s,
-                history=history,
-            )
+        for index, value in enumerate(values_of(result.payload), delivery.start):
+            error = value.error if type(value) is NotOpened else None
+            yield outcome_of_one(delivery, policy, kind, index, key_of(index), None if error is not None else value, error)
             del value
-            began = ends[offset]
         return
-    began_at = duration_s = None
-    if isinstance(result, Failure):
-        began_at, duration_s = result.started_at + MONOTONIC_TO_EPOCH_S, result.ended_at - result.started_at
     for index in range(delivery.start, delivery.start + delivery.count):
-        error = error_of(delivery, policy)
-        yield Outcome(
-            index=index,
-            key=key_of(index),
-            state=delivery.state,
-            error=error,
-            attempts=delivery.attempt,
-            worker=worker,
-            started_at=began_at,
-            duration_s=duration_s,
-            history=_history(delivery, policy, kind, error, began_at, duration_s) if delivery.history else (),
-        )
+        yield outcome_of_one(delivery, policy, kind, index, key_of(index), None, error_of(delivery, policy))
+
+
+def outcome_of_one(
+    delivery: Deliver, policy: Policy, kind: str, index: int, key: object, value: Any, error: BaseException | None
+) -> Outcome[Any]:
+    """Make the outcome of one task of a delivery, which has ended with `value` or `error`."""
+    result = delivery.result
+    state = delivery.state
+    at = took_s = output = None
+    if isinstance(result, Success):
+        offset = index - delivery.start
+        ends = result.ends
+        began = ends[offset - 1] if ends is not None and offset else result.started_at
+        at, took_s = began + MONOTONIC_TO_EPOCH_S, (ends[offset] if ends is not None else result.ended_at) - began
+        output = result.outputs[offset] if result.outputs is not None else None
+        if error is not None:
+            state = State.FAILED
+    elif isinstance(result, Failure):
+        at, took_s, output = result.started_at + MONOTONIC_TO_EPOCH_S, result.ended_at - result.started_at, result.output
+    elif isinstance(result, WorkerEnd):
+        output = result.output
+    return Outcome(
+        index=index,
+        key=key,
+        state=state,
+        value=value,
+        error=error,
+        attempts=delivery.attempt,
+        worker=f"{kind}-{delivery.worker_id}" if delivery.worker_id > 0 else "",
+        started_at=at,
+        duration_s=took_s,
+        history=_history(delivery, policy, kind, error, at, took_s) if delivery.history else (),
+        stdout=text_of(output[0]) if output is not None else None,
+        stderr=text_of(output[1]) if output is not None else None,
+    )
 
 
 def _history(

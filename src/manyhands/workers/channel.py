@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +17,7 @@ from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, Wo
 from manyhands.core.tasks import Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
 from manyhands.transport.blobs import Blobs
+from manyhands.transport.captured import ProcessCapture
 from manyhands.transport.failures import describe, unpack_failure
 from manyhands.transport.frames import HEADER, FrameReader, Kind
 from manyhands.transport.guard import shared_guard
@@ -38,6 +40,9 @@ UNLOADABLE_TYPES = (
     *("concurrent.futures.process.BrokenProcessPool", "concurrent.futures._base.BrokenExecutor", "builtins.RuntimeError"),
     *("builtins.Exception", "builtins.BaseException"),
 )
+
+
+CAPTURED_READS = 17  # of 64 KiB, as much as a pipe can hold: a child that a task has left behind may write faster than we read
 
 
 class Keeper(Protocol):
@@ -69,6 +74,7 @@ class Channel:
         self._streams = {"stdout": LineCutter("stdout"), "stderr": LineCutter("stderr")}
         self._initializer_failure: bytes | None = None
         self._paused: set[int] = set()
+        self._capture: ProcessCapture | None = None  # once a batch captures
 
     # ---- any thread -------------------------------------------------------------------------------------------------------
 
@@ -104,6 +110,14 @@ class Channel:
             pass
         except OSError:
             self._unsent.clear()  # it is dead; its end is an event of its own
+
+    def capture(self, batch_id: int) -> bytes:
+        """Keep what the tasks of this batch write; returns the nonce for their marks. To be called before the batch is sent."""
+        with self._lock:
+            if self._capture is None:
+                self._capture = ProcessCapture({name: cutter.take for name, cutter in self._streams.items()})
+            self._capture.begin(batch_id)
+            return self._capture.nonce
 
     def recall(self, batch_id: int) -> None:
         """Ask for what has ended and what has not begun."""
@@ -216,7 +230,6 @@ class Channel:
 
     def _on_output(self, fd: int, stream: str) -> None:
         """Take what the worker printed."""
-        cutter = self._streams[stream]
         while True:
             try:
                 piece = os.read(fd, 1 << 16)
@@ -227,7 +240,7 @@ class Channel:
             if not piece:
                 self._loop.unwatch(fd)
                 return
-            cutter.take(piece)
+            self._take_output(stream, piece)
             if shared_output().is_full:
                 # Nobody reads what is printed: let the worker wait, as it would if it wrote by itself.
                 self._loop.unwatch(fd)
@@ -239,6 +252,12 @@ class Channel:
         if fd in self._paused and not self._is_over:
             self._paused.discard(fd)
             self._loop.watch(fd, READ, lambda _: self._on_output(fd, stream))
+
+    def _take_output(self, name: str, piece: bytes) -> None:
+        if self._capture is None:
+            self._streams[name].take(piece)
+        else:
+            self._capture.take(name, piece)
 
     def _on_results(self, _: int) -> None:
         launched = self._launched
@@ -259,6 +278,9 @@ class Channel:
         except OSError:
             return False
         if frames:
+            if self._capture is not None:  # what belongs to these results is in the pipes, also where those are paused
+                self._drain(launched.stdout, "stdout", CAPTURED_READS)
+                self._drain(launched.stderr, "stderr", CAPTURED_READS)
             events = [event for frame in frames for event in self._events_of(*frame)]
             self._keeper.report(lambda: events)
         return is_open
@@ -267,7 +289,8 @@ class Channel:
         if kind == Kind.PROGRESSED:
             entries = pickle.loads(body)
             bytes_each = len(body) // len(entries)  # one entry as a rule; a failure among the others is seldom large
-            return [BatchProgressed(frame_id, [_result_of(entry, bytes_each) for entry in entries])]
+            results = [_result_of(entry, bytes_each) for entry in entries]
+            return [BatchProgressed(frame_id, results if self._capture is None else self._capture.attached(frame_id, results))]
         if kind == Kind.RETURNED:
             return [BatchReturned(frame_id, int(body))]
         if kind == Kind.READY:
@@ -292,8 +315,13 @@ class Channel:
         self._read_results(launched)
         for name, fd in (("stdout", launched.stdout), ("stderr", launched.stderr)):
             self._drain(fd, name)
-            self._streams[name].end()
         running, _ = self.running()
+        output = None
+        if self._capture is not None:
+            output, last_words = self._capture.end(running)
+            self._streams["stderr"].tail.extend(last_words.splitlines())
+        for cutter in self._streams.values():
+            cutter.end()
         launched.close()
         end = WorkerEnd(
             pid=end.pid,
@@ -301,19 +329,21 @@ class Channel:
             signal=end.signal,
             peak_memory_bytes=end.peak_memory_bytes,
             stderr_tail=self._streams["stderr"].tail_text(),
+            output=output,
             reason=f"worker {end.pid} ended before it was ready: {self._streams['stderr'].tail_text() or 'it said nothing'}",
         )
         self._keeper.report(lambda: self._bury(end, running))
 
-    def _drain(self, fd: int, name: str) -> None:
-        while True:
+    def _drain(self, fd: int, name: str, most_reads: int = sys.maxsize) -> None:
+        while most_reads:
+            most_reads -= 1
             try:
                 piece = os.read(fd, 1 << 16)
             except OSError:
                 return
             if not piece:
                 return
-            self._streams[name].take(piece)
+            self._take_output(name, piece)
 
     def _bury(self, end: WorkerEnd, running: tuple[int, int] | None) -> Sequence[Event]:
         self._keeper.forget(self._id)

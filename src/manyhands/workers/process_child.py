@@ -9,9 +9,10 @@ Who may touch what: `pending` (one for each batch) and `ended` are deques of whi
 results leave in order.
 
 Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times, id of the context or a list of
-one for each item). An id of 0 is no context; contexts are introduced as functions are. An item is a scalar as it is,
-or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None, are pickles, values) for tasks
-that succeeded and ("f", began, ended, packed failure, could not be loaded, names of its types) for one that failed.
+one for each item, nonce of the marks when output is captured). An id of 0 is no context; contexts are introduced as functions
+are. An item is a scalar as it is, or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None,
+are pickles, values) for tasks that succeeded and ("f", began, ended, packed failure, could not be loaded, names of its types)
+for one that failed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from manyhands.transport.frames import Frame
+    from manyhands.transport.marks import Marker
 
 __all__ = ["CELL_BYTES", "OFFSET_BITS", "Child", "main"]
 
@@ -68,6 +70,8 @@ class Child:
         self._batch_id = 0
         self._batch_began = 0.0
         self._flush_at = 0.0
+        self._marker: Marker | None = None  # while output is captured
+        self._known_marker: Marker | None = None
         self._base: Context | None = None  # what the initializer has set
         self._wants_times = False
         self._reading = allocate_lock()
@@ -135,7 +139,7 @@ class Child:
 
     def _run_batch(self, batch_id: int, body: bytes) -> None:
         """The whole engine in one loop: take, run, report."""
-        style, function_ids, items, self._wants_times, context_ids = pickle.loads(body)
+        style, function_ids, items, self._wants_times, context_ids, nonce = pickle.loads(body)
         del body
         pending = deque(items)
         del items
@@ -143,10 +147,15 @@ class Child:
         self._flush_at = now + FLUSH_S
         self._batch_id = batch_id
         self._current = (batch_id, pending)  # from here on it can be recalled
+        if nonce:
+            self._begin_capture(nonce)
         offset = 0
         while offset >= 0:
             fresh = Context()
             offset = fresh.run(self._run_items, style, function_ids, context_ids, pending, offset, fresh)
+        if self._marker is not None:
+            self._marker.end(batch_id)
+            self._marker = None
         self._flush()
         self._running[0] = 0
 
@@ -163,7 +172,7 @@ class Child:
         is_scoped = self._base is not None or (any(context_ids) if own_functions else bool(context_ids))
         function: Any = None
         function_id = 0 if own_functions else function_ids
-        put = self._ended.append
+        put = self._ended.append if self._marker is None else self._put_marked
         scalars = payloads.SCALARS
         clock = time.monotonic
         running, since = self._running, self._since
@@ -217,6 +226,20 @@ class Child:
                 self._flush_at = now + FLUSH_S
             if fresh:
                 return offset + 1
+
+    def _begin_capture(self, nonce: bytes) -> None:
+        from manyhands.transport.marks import Marker  # only for who captures
+
+        if self._known_marker is None or self._known_marker.nonce != nonce:
+            self._known_marker = Marker(nonce)
+        self._marker = self._known_marker
+        self._marker.begin(self._batch_id)
+
+    def _put_marked(self, ended: tuple[int, Any, float]) -> None:
+        """The mark comes first: as soon as the task counts as ended, the assistant may report it."""
+        assert self._marker is not None
+        self._marker.next(self._batch_id, (self._running[0] & ((1 << OFFSET_BITS) - 1)) - 1)
+        self._ended.append(ended)
 
     def _scoped(self, function_ids: Any, context_ids: Any, offset: int) -> Any:
         """The function of a task, to be called in a context of its own; without a frame of ours in its tracebacks."""

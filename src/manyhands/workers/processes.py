@@ -128,7 +128,10 @@ class ProcessWorkers:
             needed = {work.function, work.context}
             function_ids = self._introduce(channel, work.function, needed)  # type: ignore[arg-type]
             context_ids = self._introduce(channel, work.context, needed) if work.context else 0
-        body = pickle.dumps((int(work.style), function_ids, items, work.policy.records_times, context_ids), payloads.PROTOCOL)
+        nonce = channel.capture(batch.id) if work.policy.captures else b""
+        body = pickle.dumps(
+            (int(work.style), function_ids, items, work.policy.records_times, context_ids, nonce), payloads.PROTOCOL
+        )
         channel.write(Kind.BATCH, batch.id, body)
         return ()
 

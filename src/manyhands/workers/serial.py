@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.transport import interrupts
+from manyhands.transport.captured import ThreadCapture
 from manyhands.transport.failures import types_of
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
@@ -127,7 +128,8 @@ class SerialWorkers:
                 place.offset = offset
                 began = time.monotonic()
                 self._running[batch.id] = (offset, began)
-                result = _run(work, item, began, is_held=is_held)
+                run = _run_captured if work.policy.captures else _run
+                result = run(work, item, began, is_held=is_held)
                 interrupt = _interrupt_in(result)
                 self._tell(batch, result, len(batch.items) - offset - 1, is_last=interrupt is not None)
                 del result
@@ -153,6 +155,13 @@ class SerialWorkers:
 
     def close(self) -> None:
         """Nothing is shared."""
+
+
+def _run_captured(work: Work, item: Any, began: float, *, is_held: bool) -> Success | Failure:
+    with ThreadCapture() as capture:
+        result = _run(work, item, began, is_held=is_held)
+    output = capture.take()
+    return result._replace(output=output) if isinstance(result, Failure) else result._replace(outputs=[output])
 
 
 def _run(work: Work, item: Any, began: float, *, is_held: bool) -> Success | Failure:

@@ -27,6 +27,7 @@ from manyhands.core.events import (
 )
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
+from manyhands.transport.captured import ThreadCapture
 from manyhands.transport.contexts import current_context, merged
 from manyhands.transport.failures import describe, types_of
 from manyhands.workers.here import here, running_at
@@ -54,12 +55,14 @@ class _Hand:
         "base",
         "batch",
         "began",
+        "capture",
         "ended",
         "flush_at",
         "id",
         "inbox",
         "is_initializing",
         "offset",
+        "outputs",
         "pending",
         "reported_at",
         "thread",
@@ -79,6 +82,8 @@ class _Hand:
         self.offset = -1
         self.began = 0.0
         self.flush_at = 0.0
+        self.capture: ThreadCapture | None = None
+        self.outputs: deque[Any] = deque()  # where they are captured, of those in `ended` (and of one that is about to be)
         self.reported_at = 0.0
         self.base: Context | None = None  # what the initializer has set
         self.thread: threading.Thread | None = None
@@ -88,6 +93,12 @@ class _Hand:
         batch = self.batch
         work = self.workers.work_of(batch.job_id) if batch is not None else None
         return running_at(batch, self.offset, work) if batch is not None and work is not None else None
+
+    def put_captured(self, ended: tuple[bool, Any, float]) -> None:
+        """A captured task has ended."""
+        assert self.capture is not None
+        self.outputs.append(self.capture.take())
+        self.ended.append(ended)
 
     def slot_given(self, batch_id: int) -> None:
         """See `here.Occupant`."""
@@ -265,18 +276,27 @@ class ThreadWorkers:
         hand.began = hand.reported_at = now = time.monotonic()
         hand.flush_at = now + FLUSH_S
         hand.batch = batch  # from here on it can be recalled
+        if not work.policy.captures:
+            self._run_all(hand, batch, work)
+        else:
+            with ThreadCapture() as capture:
+                hand.capture = capture
+                self._run_all(hand, batch, work)
+                hand.capture = None
+        self.tell(lambda: _finish(hand, batch))
+
+    def _run_all(self, hand: _Hand, batch: Batch, work: Work) -> None:
         is_done = False
         while not is_done:
             fresh = Context()
             is_done = fresh.run(self._run_items, hand, batch, work, fresh)
-        self.tell(lambda: _finish(hand, batch))
 
     def _run_items(self, hand: _Hand, batch: Batch, work: Work, fresh: Context) -> bool:
         """The whole engine in one loop: take, run, report. False when a task has used up the fresh context; there may be more."""
         clock = time.monotonic
         pending = hand.pending
         take = pending.popleft
-        put = hand.ended.append
+        put = hand.ended.append if hand.capture is None else hand.put_captured
         style = work.style
         function: Any = work.function
         base = hand.base
@@ -338,7 +358,18 @@ def _collect(hand: _Hand, batch: Batch) -> Sequence[Event]:
         return ()
     ended = [hand.ended.popleft() for _ in range(len(hand.ended))]
     results, hand.reported_at = results_of(ended, hand.reported_at)
+    if hand.outputs:
+        results = _with_outputs(results, hand.outputs.popleft)
     return [BatchProgressed(batch.id, results)]
+
+
+def _with_outputs(results: list[Success | Failure], take: Callable[[], Any]) -> list[Success | Failure]:
+    return [
+        result._replace(output=take())
+        if isinstance(result, Failure)
+        else result._replace(outputs=[take() for _ in range(result.count)])
+        for result in results
+    ]
 
 
 def _finish(hand: _Hand, batch: Batch) -> Sequence[Event]:
