@@ -16,6 +16,7 @@ A worker process imports this module at its start; hence the imports inside func
 from __future__ import annotations
 
 import pickle
+from weakref import WeakKeyDictionary
 
 from manyhands.transport import payloads
 
@@ -37,6 +38,9 @@ __all__ = ["class_name", "describe", "pack_failure", "types_of", "unpack_failure
 
 MAX_TEXT = 64 * 1024  # characters of a text or a traceback: a screenful of thousands of lines, yet no burden on a pipe
 _MAX_DEPTH = 10  # exceptions within arguments of exceptions; also ends those that contain themselves
+_names: WeakKeyDictionary[type, tuple[str, ...]] = (
+    WeakKeyDictionary()
+)  # what `types_of` has found: a task may fail a million times
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: set in `__flags__` of classes that a class statement has made
 
 
@@ -94,10 +98,14 @@ def words_of(packed: bytes | bytearray | memoryview) -> str:
 
 def types_of(error: BaseException) -> tuple[str, ...]:
     """`class_name` of the exception's class and all its bases, which is how `retry_on` knows it. Never raises."""
+    cls = type(error)
     try:
-        return tuple(map(class_name, type.__dict__["__mro__"].__get__(type(error))))
+        names = _names.get(cls)
+        if names is None:
+            names = _names[cls] = tuple(map(class_name, type.__dict__["__mro__"].__get__(cls)))
     except Exception:  # a class whose metaclass answers as it likes
         return ("builtins.BaseException",)
+    return names
 
 
 def class_name(cls: type) -> str:
