@@ -646,3 +646,12 @@ def test_exit_statuses_are_known_though_sigchld_was_ignored_by_whoever_starts_us
     ran = shell('trap "" CHLD; mh run -j1 "echo {}; exit {}" ::: 0 3 0; echo status $?')
     assert ran.stdout == "0\n3\n0\nstatus 1\n"
     assert "unknown" not in ran.stderr
+
+
+def test_verbose_tells_of_the_tries_before_the_last(manyhands_cli: RunCli) -> None:
+    script = "echo {} >> tries; test $(wc -l < tries) -gt 2 || exit 75"
+    ran = manyhands_cli("run", "-v", "--retries", "4", script, ":::", "a").succeeded()
+    told = [line for line in ran.stderr.splitlines() if "try" in line]
+    assert [line.split(": echo")[0] for line in told] == [
+        f"manyhands: job 1, try {number}: ended with exit status 75" for number in (1, 2)
+    ]

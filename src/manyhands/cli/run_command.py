@@ -17,6 +17,7 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Policy, Success, WorkerEnd
 from manyhands.engine.cpus import cpu_count
 from manyhands.engine.engine import Engine
+from manyhands.engine.stories import reason_of
 from manyhands.engine.stream import Stream
 from manyhands.observe.progress import open_progress
 from manyhands.workers.commands import CommandWorkers, Finished
@@ -175,6 +176,9 @@ class _Run:
 
     def _show_one(self, row: _Row, delivery: Deliver) -> None:
         result = delivery.result
+        for one in delivery.history if self._options.verbose else ():
+            why = reason_of(one.state, one.result, self._policy)
+            self._printer.say(f"job {row.sequence}, try {one.number}: {why}: {self._display(row)}")
         if isinstance(result, Success):
             self._write(row, result.payload[0])
         elif isinstance(result, Failure) and isinstance(result.payload, Finished):
