@@ -177,15 +177,3 @@ def judge_end(*, within_s: float = SLOW_AFTER_S) -> Judge:
         return "OK" if seen.after_s < within_s else "SLOW"
 
     return judge
-
-
-def judge_told(good: dict[str, str], *, otherwise: str = "LOST") -> Judge:
-    """By the first event that is told of those in `good`."""
-
-    def judge(seen: Seen) -> str:
-        for event in seen.events:
-            if event["event"] in good:
-                return good[event["event"]]
-        return otherwise
-
-    return judge

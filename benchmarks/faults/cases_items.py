@@ -104,10 +104,6 @@ def all_or_clear_refusal(seen: Seen) -> str:
     return "LOST"
 
 
-def poison_judge(seen: Seen) -> str:
-    return judge_items(bad={503: "error"}, count=1000)(seen)
-
-
 def large_judge(seen: Seen) -> str:
     return "OK" if [event["ok"] for event in seen.all("item")] == [True] * 4 else "LOST"
 
@@ -146,7 +142,7 @@ ITEMS = [
         "one of 1,000 tiny items always kills its worker",
         tasks.poison,
         make=lambda: range(1000),
-        judge=poison_judge,
+        judge=judge_items(bad={503: "error"}, count=1000),
         ideal="999 results and one error; no item runs twice",
         needs=ISOLATED,
         ideal_s=15,

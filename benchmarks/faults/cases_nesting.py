@@ -147,6 +147,7 @@ def initializer_submits(peer: Any) -> None:
 def initialized(initializer: Any) -> Any:
     def body(peer: Any) -> None:
         with peer(initializer=initializer) as pool:
+            tell("ready")
             for index, result in enumerate(pool.each(tasks.fine, range(4))):
                 tell_result("item", index, result)
 
@@ -295,6 +296,16 @@ NESTING = [
         body=initialized(tasks.initializer_exits),
         judge=judge_initializer,
         needs=INITIALIZER | {"isolated"},
+        ideal_s=10,
+    ),
+    Case(
+        name="init-hangs",
+        what="the initializer never returns; Ctrl-C",
+        ideal="an error after a time, or Ctrl-C ends it; no process is left",
+        body=initialized(tasks.initializer_hangs),
+        judge=lambda seen: judge_end()(seen) if seen.after_s is not None else "REFUSED",
+        during=interrupt_exit,
+        needs=INITIALIZER,
         ideal_s=10,
     ),
     Case(

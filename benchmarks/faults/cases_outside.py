@@ -157,7 +157,7 @@ def main_judge(seen: Seen) -> str:
     told = seen.all("item")
     if len(told) == 4 and all(event["ok"] and event["value"] == event["index"] for event in told):
         return "OK" if seen.first("done") else "LOST"
-    return "REFUSED" if b"Error" in seen.stderr or (len(told) == 4 and not any(event["ok"] for event in told)) else "LOST"
+    return "REFUSED" if not any(event["ok"] for event in told) and (told or b"Error" in seen.stderr) else "LOST"
 
 
 def nothing(peer: Any) -> None:

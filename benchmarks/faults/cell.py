@@ -36,7 +36,9 @@ CLONE_NEWNS, CLONE_NEWUSER, MS_REC, MS_PRIVATE = 0x20000, 0x10000000, 0x4000, 0x
 
 SCRIPT = """
 from peers import find_peer
-from subject import tell, tell_result
+from subject import tell
+
+tell("began")
 
 
 def same(number):
@@ -45,8 +47,8 @@ def same(number):
 
 def main():
     with find_peer({peer!r})() as pool:
-        for index, result in enumerate(pool.each(same, range(4))):
-            tell_result("item", index, result)
+        for index, value in enumerate(pool.map(same, range(4))):
+            tell("item", index=index, ok=True, value=value)
     tell("done")
 
 
@@ -122,7 +124,7 @@ def run_cell(peer: str, case: Case, folder: Path) -> dict[str, Any]:
         "returncode": returncode,
         "orphans": orphans,
         "left": seen.left,
-        "events": [{key: value for key, value in event.items() if key != "at"} for event in seen.events][-30:],
+        "events": seen.events[-30:],
         "stdout": seen.stdout[-1500:].decode(errors="replace"),
         "stderr": seen.stderr[-3000:].decode(errors="replace"),
     }

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
-import time
 from typing import Any
 
 
 def tell(event: str, **values: Any) -> None:
-    """Add an event to the report of the cell."""
-    line = json.dumps({"event": event, "at": time.time(), **values}, default=repr) + "\n"
-    descriptor = os.open(os.environ["FAULTS_REPORT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(descriptor, line.encode())
-    os.close(descriptor)
+    """Add an event to the report of the cell; the program alone tells, not a worker that happens to load this module again."""
+    if os.environ.setdefault("FAULTS_PROGRAM", str(os.getpid())) == str(os.getpid()):  # workers inherit it
+        os.write(report_descriptor(), (json.dumps({"event": event, **values}, default=repr) + "\n").encode())
+
+
+@functools.cache
+def report_descriptor() -> int:
+    """Opened once, since some cases use up all descriptors."""
+    return os.open(os.environ["FAULTS_REPORT"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def tell_result(event: str, index: int, result: Any) -> None:
@@ -40,6 +44,7 @@ def main() -> None:
 
     peer, case = find_peer(sys.argv[1]), find_case(sys.argv[2])
     assert case.body is not None
+    tell("began")
     try:
         case.body(peer)
     except BaseException as error:

@@ -407,3 +407,8 @@ def initializer_raises() -> None:
 def initializer_exits() -> None:
     note("started", str(os.getpid()))
     os._exit(4)
+
+
+def initializer_hangs() -> None:
+    note("started", str(os.getpid()))
+    time.sleep(FOREVER_S)
