@@ -331,6 +331,17 @@ def test_a_map_tells_the_story_too(kind: Any, tmp_path: Path) -> None:
     assert outcome.story().count("\n") == 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_outcome_of_a_future_has_every_try_too(kind: Any, tmp_path: Path) -> None:
+    with Pool(kind, 1) as pool:
+        options = pool.options(retries=2)
+        good = options.submit(fail_until, tmp_path, "good", 3, Flaky("not yet")).outcome(PATIENCE_S)  # type: ignore[attr-defined]
+        bad = options.submit(fail_until, tmp_path, "bad", 9, Flaky("never")).outcome(PATIENCE_S)  # type: ignore[attr-defined]
+    assert [attempt.state for attempt in good.history] == [State.FAILED, State.FAILED, State.SUCCEEDED]
+    assert [str(attempt.error) for attempt in bad.history] == ["never"] * 3
+    assert bad.history[-1].error is bad.error
+
+
 def test_one_object_that_is_raised_in_each_try_has_each_note_once() -> None:
     error = Flaky("always the same")
 
