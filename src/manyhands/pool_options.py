@@ -34,7 +34,7 @@ class Options:
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `Pool.submit`, with these options."""
-        return self._pool._submissions_for(self._policy).submit(fn, args, kwargs, key=self._key)
+        return self._pool._submit(self._policy, fn, args, kwargs, key=self._key)
 
     def map(
         self,

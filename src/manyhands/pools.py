@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.tasks import Policy
 from manyhands.engine.cpus import cpu_count
 from manyhands.engine.engine import Engine
-from manyhands.engine.futures import Submissions
+from manyhands.engine.futures import SubmissionsByPolicy
 from manyhands.engine.waiting import Need, Waiting, one_deeper
 from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
@@ -148,7 +148,7 @@ class Pool(Executor):
             max_tasks_per_worker=max_tasks_per_worker,
             memory_limits=memory_limits,
         )
-        self._submissions: dict[Policy, Submissions] = {}
+        self._submissions = SubmissionsByPolicy(self.engine, workers)
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         # A pool that is forgotten without shutdown ends its workers when what was submitted is done.
         weakref.finalize(self, self.engine.close_when_unused).atexit = False
@@ -170,7 +170,7 @@ class Pool(Executor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker, and return its future at once."""
-        return self._submissions_for(Policy()).submit(fn, args, kwargs)
+        return self._submit(Policy(), fn, args, kwargs)
 
     def options(
         self,
@@ -389,14 +389,12 @@ class Pool(Executor):
         # Read by users of the standard pools, and by its tests.
         return str(self.engine.failure) if self.engine.failure is not None else False
 
-    def _submissions_for(self, policy: Policy) -> Submissions:
+    def _submit(
+        self, policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
+    ) -> Future[Any]:
         if here.occupant is not None:
             policy = one_deeper(policy)
-        submissions = self._submissions.get(policy)
-        if submissions is None:
-            submissions = Submissions(self.engine, self.workers, policy)
-            submissions = self._submissions.setdefault(policy, submissions)
-        return submissions
+        return self._submissions.submit(policy, fn, args, kwargs, key=key)
 
     def _open_stream(
         self, policy: Policy, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], *, ordered: bool

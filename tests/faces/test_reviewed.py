@@ -14,6 +14,7 @@ import pytest
 
 import manyhands
 from manyhands import ProcessPool, ThreadPool
+from manyhands.engine.futures import OPEN_POLICIES
 from programs import Programs, python_args
 
 if TYPE_CHECKING:
@@ -154,3 +155,37 @@ def test_after_ctrl_c_at_the_prompt_the_end_of_a_session_still_waits_for_what_wa
 ) -> None:
     typed = TYPED.format(before="raise KeyboardInterrupt\n", kind=kind)
     assert programs.run(python_args("-i", "-q"), input=typed).stdout == "done\n"
+
+
+@pytest.mark.parametrize("kind", ["serial", "thread", "process"])
+def test_ten_thousand_different_options_keep_no_more_jobs_than_some_dozens(kind: Any) -> None:
+    with manyhands.Pool(kind, 2) as pool:
+        futures = [pool.options(timeout=1000 + number / 100).submit(abs, -number) for number in range(10_000)]
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(10_000))
+        assert len(pool._submissions._open) <= OPEN_POLICIES
+        assert len(pool.engine._scheduler.jobs) <= OPEN_POLICIES
+        assert len(pool.engine._sinks) <= OPEN_POLICIES
+        assert len(pool.workers._jobs) <= OPEN_POLICIES  # type: ignore[attr-defined]
+
+
+def test_options_that_were_closed_for_others_can_be_used_and_cancelled_as_before() -> None:
+    gate = threading.Event()
+    with ThreadPool(1) as pool:
+        blocked = pool.submit(gate.wait, PATIENCE_S)
+        futures = [pool.options(timeout=1000 + number % 100).submit(abs, -number) for number in range(300)]
+        assert all(future.cancel() for future in futures[::2])
+        gate.set()
+        assert [future.result(PATIENCE_S) for future in futures[1::2]] == list(range(1, 300, 2))
+        assert blocked.result(PATIENCE_S)
+        assert pool.options(timeout=1000).submit(abs, -5).result(PATIENCE_S) == 5
+
+
+def test_many_threads_with_many_different_options_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manyhands.engine.futures.OPEN_POLICIES", 2)
+    with ThreadPool(2) as pool, ThreadPool(4) as users:
+
+        def use(number: int) -> list[int]:
+            return [pool.options(timeout=1000 + (number + turn) % 5).submit(abs, -turn).result(PATIENCE_S) for turn in range(300)]
+
+        assert list(users.map(use, range(4))) == [list(range(300))] * 4
+        assert len(pool.engine._scheduler.jobs) <= 2

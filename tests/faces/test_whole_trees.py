@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -108,8 +109,9 @@ def test_what_a_crashed_task_has_started_goes_too(tmp_path: Path) -> None:
 
 def kill_bare(path: str) -> None:
     for pid in living(path):
-        if b"MANYHANDS_OWNER=" not in Path(f"/proc/{pid}/environ").read_bytes():
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it is just ending
+            if b"MANYHANDS_OWNER=" not in Path(f"/proc/{pid}/environ").read_bytes():
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_killed_pool_leaves_nothing(tmp_path: Path) -> None:

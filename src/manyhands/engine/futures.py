@@ -8,10 +8,11 @@ import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.events import Deliver, TaskCancelled
+from manyhands.core.events import Deliver, JobClosed, TaskCancelled
 from manyhands.core.states import State
 from manyhands.core.tasks import Success
 from manyhands.engine.courier import shared_courier
+from manyhands.engine.engine import JobEnded
 from manyhands.engine.outcomes import NotOpened, error_of, outcome_of_one, values_of
 from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from manyhands.engine.engine import Engine
     from manyhands.workers.protocol import Workers
 
-__all__ = ["Submissions", "TaskFuture"]
+__all__ = ["Submissions", "SubmissionsByPolicy", "TaskFuture"]
+
+OPEN_POLICIES = 64  # a program may make up a new time-out for each task, and each policy is a job of its own
 
 
 class _Sealed:
@@ -232,7 +235,7 @@ class TaskFuture(Future[Any]):
 
 
 class Submissions:
-    """The tasks that were submitted with one policy: a job that stays open as long as its pool.
+    """The tasks that were submitted with one policy: a job that stays open until `close`, or as long as its pool.
 
     Attributes:
         policy: how they are treated.
@@ -263,9 +266,9 @@ class Submissions:
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
     ) -> TaskFuture:
-        """Add one call."""
+        """Add one call. Raises JobEnded after `close`."""
         engine = self._engine
-        if engine.is_closed:
+        if engine.is_closed or engine.is_foreign:
             engine.check_usable()  # before the arguments are pickled, which may fail, too
         with self._lock:
             index = next(self._indices)
@@ -284,6 +287,10 @@ class Submissions:
             while engine.work_here():
                 pass
         return future
+
+    def close(self) -> None:
+        """Take no more tasks once all of these are done: then `submit` raises JobEnded."""
+        self._engine.feed(JobClosed(self._job_id))
 
     def cancel(self, index: int) -> None:
         """Cancel one task, if that is still possible."""
@@ -358,6 +365,38 @@ class Submissions:
             shared_courier().carry(lambda: future.fail(error_of(delivery, self.policy)))
         else:
             future.fail(error_of(delivery, self.policy))
+
+
+class SubmissionsByPolicy:
+    """All that is submitted to one pool: a job for each of the policies that were used last. `_opening` guards which are open."""
+
+    def __init__(self, engine: Engine, workers: Workers) -> None:
+        self._engine = engine
+        self._workers = workers
+        self._open: dict[Policy, Submissions] = {}
+        self._opening = threading.RLock()
+
+    def submit(
+        self, policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
+    ) -> TaskFuture:
+        """Add one call."""
+        while True:
+            submissions = self._open.get(policy) or self._open_for(policy)
+            try:
+                return submissions.submit(fn, args, kwargs, key=key)
+            except JobEnded:  # another thread has needed its place since
+                with self._opening:
+                    if self._open.get(policy) is submissions:
+                        del self._open[policy]
+
+    def _open_for(self, policy: Policy) -> Submissions:
+        with self._opening:
+            submissions = self._open.get(policy)
+            if submissions is None:
+                if len(self._open) >= OPEN_POLICIES:
+                    self._open.pop(next(iter(self._open))).close()  # the oldest; if it is still in use, it is opened anew at once
+                submissions = self._open[policy] = Submissions(self._engine, self._workers, policy)
+        return submissions
 
 
 def _open_and_succeed(future: TaskFuture, sealed: _Sealed) -> None:

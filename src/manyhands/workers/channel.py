@@ -61,7 +61,8 @@ class Channel:
     """The conversation with one worker process."""
 
     def __init__(self, keeper: Keeper, worker_id: int) -> None:
-        self.known_functions: dict[int, None] = {}
+        self.known_functions: dict[int, int] = {}  # number: bytes; see Introductions
+        self.known_bytes = 0
         self._keeper = keeper
         self._id = worker_id
         self._loop = shared_loop()

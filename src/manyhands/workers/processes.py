@@ -16,6 +16,7 @@ from manyhands.transport.frames import Kind
 from manyhands.transport.loop import shared_loop
 from manyhands.transport.trees import Feller
 from manyhands.workers.channel import Channel
+from manyhands.workers.introductions import Introductions, keyed
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
 from manyhands.workers.protocol import CallStyle, Unsendable, Work, WorkerProcess
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["ProcessWorkers"]
 
 RETIRE_S = 3.0  # for a worker's own clean-up (atexit, threads that a task has left behind) before it is killed
-KNOWN_FUNCTIONS = 256  # for each worker; more are forgotten, the oldest first
-REGISTERED_FUNCTIONS = 4096  # ids that are remembered in the parent
 
 
 class ProcessWorkers:
@@ -54,8 +53,7 @@ class ProcessWorkers:
             self._launcher = ContextLauncher(mp_context, initializer, initargs)
         self._channels: dict[int, Channel] = {}
         self._jobs: dict[int, Work] = {}
-        self._function_ids: dict[bytes, int] = {}
-        self._next_function_id = 1
+        self._introductions = Introductions()
         self._is_killed = False
         self._loop = shared_loop()
         self._uses_loop = False
@@ -68,8 +66,8 @@ class ProcessWorkers:
     def prepare(self, work: Work) -> Work:
         if work.function is None:
             return work
-        function = payloads.dump_function(work.function)
-        return work._replace(function=function, context=dump_context(work.context))  # type: ignore[arg-type]
+        function: Any = keyed(payloads.dump_function(work.function))
+        return work._replace(function=function, context=keyed(dump_context(work.context)))
 
     def pack(self, items: list[Any], work: Work) -> tuple[list[Any], int]:
         if work.style == CallStyle.ONE and payloads.are_scalars(items):
@@ -99,7 +97,9 @@ class ProcessWorkers:
         self._jobs[job_id] = work
 
     def close_job(self, job_id: int) -> None:
-        self._jobs.pop(job_id, None)
+        work = self._jobs.pop(job_id, None)
+        if work is not None:
+            self._introductions.job_over(self._channels.values(), work.function)  # type: ignore[arg-type]
 
     def start(self, worker_id: int, slot: int) -> Sequence[Event]:
         if not self._uses_loop:
@@ -117,17 +117,15 @@ class ProcessWorkers:
         channel = self._channels[worker_id]
         work = self._jobs[batch.job_id]
         items = batch.items
+        introduce = self._introductions.introduce
         function_ids: Any
         context_ids: Any
         if work.style == CallStyle.CALL:
-            needed = {part for function, _, context in items for part in (function, context)}
-            function_ids = [self._introduce(channel, function, needed) for function, _, _ in items]
-            context_ids = [self._introduce(channel, context, needed) if context else 0 for _, _, context in items]
+            numbers = introduce(channel, [part for function, _, context in items for part in (function, context)])
+            function_ids, context_ids = numbers[::2], numbers[1::2]
             items = [(call,) for _, call, _ in items]
         else:
-            needed = {work.function, work.context}
-            function_ids = self._introduce(channel, work.function, needed)  # type: ignore[arg-type]
-            context_ids = self._introduce(channel, work.context, needed) if work.context else 0
+            function_ids, context_ids = introduce(channel, [work.function, work.context or b""])  # type: ignore[list-item]
         nonce = channel.capture(batch.id) if work.policy.captures else b""
         body = pickle.dumps(
             (int(work.style), function_ids, items, work.policy.records_times, context_ids, nonce), payloads.PROTOCOL
@@ -184,33 +182,6 @@ class ProcessWorkers:
         """The parent's descriptors of all channels, which a forked worker must close."""
         return [fd for channel in list(self._channels.values()) for fd in channel.descriptors()]
 
-    def _introduce(self, channel: Channel, function: bytes, needed: set[bytes]) -> int:
-        """The id of a function or a context; its pickle goes before the first batch that needs it. `needed`: by that batch."""
-        function_id = self._function_ids.get(function)
-        if function_id is None:
-            if len(self._function_ids) >= REGISTERED_FUNCTIONS:
-                self._function_ids.clear()
-            function_id = self._function_ids[function] = self._next_function_id
-            self._next_function_id += 1
-        known = channel.known_functions
-        if function_id not in known:
-            channel.write(Kind.FUNCTION, function_id, function)
-            if len(known) >= KNOWN_FUNCTIONS:
-                self._forget_oldest(channel, {self._function_ids.get(other) for other in needed})
-        else:
-            del known[function_id]
-        known[function_id] = None  # the one used last is forgotten last
-        return function_id
-
-    @staticmethod
-    def _forget_oldest(channel: Channel, needed: set[int | None]) -> None:
-        """Let the worker forget the function that was not used for the longest time; but none that its next batch needs."""
-        known = channel.known_functions
-        oldest = next((known_id for known_id in known if known_id not in needed), None)
-        if oldest is not None:
-            del known[oldest]
-            channel.write(Kind.FORGET, oldest, b"")
-
 
 def _dumped_initializer(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> bytes:
     if initializer is None:
@@ -218,10 +189,10 @@ def _dumped_initializer(initializer: Callable[..., object] | None, initargs: tup
     return pickle.dumps((payloads.dump_function(initializer), payloads.dumps(initargs, what="initargs")), payloads.PROTOCOL)
 
 
-def _packed_call(call: tuple[Any, tuple[Any, ...], dict[str, Any], Context | None]) -> tuple[bytes, bytes, bytes]:
+def _packed_call(call: tuple[Any, tuple[Any, ...], dict[str, Any], Context | None]) -> tuple[Any, bytes, Any]:
     function, args, kwargs, context = call
-    dumped = payloads.dump_function(function), payloads.dumps((args, kwargs), what=("args", "kwargs"))
-    return *dumped, dump_context(context) if context is not None else b""
+    dumped = keyed(payloads.dump_function(function)), payloads.dumps((args, kwargs), what=("args", "kwargs"))
+    return *dumped, keyed(dump_context(context)) if context is not None else b""
 
 
 def _original(error: BaseException) -> BaseException:
