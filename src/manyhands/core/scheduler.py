@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Scheduler"]
 
 MAX_START_FAILURES = 5  # in a row, without a report from any worker in between: then the pool fails instead of storming
-START_PAUSE_S = 0.05  # before the first further try to start a worker; doubled each time, up to 0.8 s
+START_PAUSE_S = 0.05  # before the first further try to start a worker; doubled each time
+LONGEST_PAUSE_S = 0.8
+SCARCE_S = 10.0  # so long, and not just for a few tries, workers may lack descriptors, processes or memory to start
 
 
 class Scheduler:
@@ -47,6 +49,7 @@ class Scheduler:
         can_stop: workers of this kind can be stopped by force.
         start_failures: workers in a row that died before they did anything, volleys counted once.
         starts_again_at: no worker is started before.
+        pause_s: before the next try, should one fail now.
     """
 
     def __init__(self, max_workers: int, *, can_stop: bool, max_tasks_per_worker: int | None = None) -> None:
@@ -58,6 +61,9 @@ class Scheduler:
         self.closing = False
         self.start_failures = 0
         self.starts_again_at = 0.0
+        self.pause_s = START_PAUSE_S
+        self._failing_since = 0.0
+        self._last_failed = 0  # the worker that could not be started
         self.can_stop = can_stop
         self._next_batch_id = 1
         self._actions: list[ev.Action] = []
@@ -285,16 +291,22 @@ class Scheduler:
         if event.running is not None:
             self.start_failures = 0
         elif (worker.batches or worker.state is WorkerState.STARTING) and not worker.has_reported and worker.stop is None:
-            self._start_failed(event.end)
+            self._start_failed(event.worker_id, event.end)
 
-    def _start_failed(self, end: WorkerEnd) -> None:
+    def _start_failed(self, worker_id: int, end: WorkerEnd) -> None:
         """A worker died before it did anything."""
+        self._last_failed = max(worker_id, self._last_failed)
         if self.now < self.starts_again_at:
             return  # it was started together with another one that failed: one volley counts once
+        if not self.start_failures:
+            self._failing_since = self.now
         self.start_failures += 1
+        if end.lacks_resources and self.now < self._failing_since + SCARCE_S:
+            self.start_failures = min(self.start_failures, MAX_START_FAILURES - 1)
         crew = self.crew
         if self.start_failures >= MAX_START_FAILURES and crew.only_waits:
-            text = f"no worker could be started, {self.start_failures} times in a row; the last one: {end.reason or end}"
+            tried_s = self.now - self._failing_since
+            text = f"no worker could be started, again and again for {tried_s:.1f} s; the last one: {end.reason or end}"
             from manyhands.errors import WorkerStartError  # dear to import, and seldom needed
 
             error = WorkerStartError(text)
@@ -304,7 +316,8 @@ class Scheduler:
             # All workers wait for tasks that no worker is left to run: those fail, and so who waits for them goes on.
             self.start_failures = 0
             self.workload.give_up(error)
-        self.starts_again_at = self.now + START_PAUSE_S * 2.0 ** (min(self.start_failures, MAX_START_FAILURES) - 1)
+        self.starts_again_at = self.now + self.pause_s
+        self.pause_s = min(2 * self.pause_s, LONGEST_PAUSE_S)
         self.timers.add(self.starts_again_at, StartAgain())
 
     def _pool_failed(self, event: ev.PoolFailed) -> None:
@@ -331,7 +344,10 @@ class Scheduler:
         if batch.abandoned:
             self._end_batch(batch, worker)  # its outcome was given when its time was over (I3)
             return
-        worker.has_reported = True
+        if not worker.has_reported:
+            worker.has_reported = True
+            if worker.id > self._last_failed:  # not one of those that work while no other can be started
+                self.pause_s = START_PAUSE_S
         self.start_failures = 0
         job = self.jobs[batch.job_id]
         for result in event.results:

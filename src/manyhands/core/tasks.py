@@ -166,6 +166,7 @@ class WorkerEnd(NamedTuple):
         stack: where it was, as Python's fault handler saw it; empty when it did not.
         peak_memory_bytes: its largest resident size.
         reason: one sentence, for workers that could not even start.
+        lacks_resources: it could not be started for want of descriptors, processes, threads or memory, which may pass.
         left_behind: what stopped work has left: the completed command with the output so far, for instance.
         memory_limit_bytes: the limit that it was over when it was stopped for it.
         output: what the running task wrote, when its policy captures that.
@@ -181,6 +182,7 @@ class WorkerEnd(NamedTuple):
     stack: str = ""
     memory_limit_bytes: int | None = None
     output: Any = None
+    lacks_resources: bool = False
 
 
 class Try(NamedTuple):

@@ -21,14 +21,14 @@ from manyhands.engine.courier import shared_courier
 from manyhands.errors import InternalError, again
 from manyhands.transport import interrupts
 from manyhands.transport.lines import shared_output
-from manyhands.transport.loop import shared_loop
+from manyhands.transport.loop import Timer, shared_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from manyhands.engine.memory_limits import MemoryLimits
     from manyhands.engine.memory_watch import MemoryWatch
-    from manyhands.transport.loop import IoLoop, Timer
+    from manyhands.transport.loop import IoLoop
     from manyhands.workers.protocol import Measurable, Work, Workers
 
 __all__ = ["Engine", "JobEnded", "Sink"]
@@ -379,10 +379,24 @@ class Engine:
             loop = shared_loop()
             try:
                 loop.acquire()
-            except (OSError, RuntimeError):  # no descriptor or thread left just now: the next event tries again
+            except (OSError, RuntimeError):  # no descriptor left just now
+                self._ring_without_loop(deadline)
                 return
             self._loop = loop
         self._timer = self._loop.call_at(deadline, self._ring)
+
+    def _ring_without_loop(self, deadline: float) -> None:
+        self._timer = timer = Timer(deadline, self._ring)
+
+        def wait() -> None:
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            if timer.callback is not None:
+                timer.callback()
+
+        try:
+            start_new_thread(wait, ())
+        except RuntimeError:  # no thread left either: the next event tries again
+            self._timer = None
 
     def _ring(self) -> None:
         with self._lock:

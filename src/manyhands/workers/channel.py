@@ -25,6 +25,7 @@ from manyhands.transport.lines import LineCutter, shared_output
 from manyhands.transport.loop import READ, WRITE, shared_loop
 from manyhands.transport.trees import Tree, shared_feller
 from manyhands.workers.process_child import OFFSET_BITS
+from manyhands.workers.protocol import not_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -208,12 +209,10 @@ class Channel:
             self.kill()
 
     def _report_unlaunched(self, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {error}"
-
         def collect() -> Sequence[Event]:
             self._is_over = True
             self._keeper.forget(self._id)
-            return [WorkerEnded(self._id, WorkerEnd(reason=reason))]
+            return [WorkerEnded(self._id, not_started(error))]
 
         self._keeper.report(collect)
 

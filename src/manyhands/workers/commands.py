@@ -11,8 +11,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from manyhands.core.events import BatchReturned, WorkerEnded, WorkerStarted
-from manyhands.core.tasks import WorkerEnd
+from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
+from manyhands.core.tasks import Failure, WorkerEnd
 from manyhands.transport.loop import shared_loop
 from manyhands.transport.trees import Feller
 from manyhands.workers.program import Finished, Launch, Program
@@ -66,8 +66,11 @@ class CommandWorkers:
     def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
         program = Program(self, worker_id, batch, self._jobs[batch.job_id], self._slots[worker_id])
         programs = self._programs.setdefault(worker_id, deque())
+        try:
+            self._loop.acquire()
+        except (OSError, RuntimeError) as error:  # no descriptors or threads left, so that nothing could be started anyway
+            return [BatchProgressed(batch.id, [Failure(error, began := time.monotonic(), began)])]
         programs.append(program)
-        self._loop.acquire()
         if len(programs) == 1:
             self._loop.call_soon(program.start)
         return ()

@@ -10,6 +10,7 @@ import pickle
 import time
 from typing import TYPE_CHECKING, Any
 
+from manyhands.core.events import WorkerEnded
 from manyhands.transport import payloads
 from manyhands.transport.contexts import dump_context
 from manyhands.transport.frames import Kind
@@ -18,7 +19,7 @@ from manyhands.transport.trees import Feller
 from manyhands.workers.channel import Channel
 from manyhands.workers.introductions import Introductions, keyed
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
-from manyhands.workers.protocol import CallStyle, Unsendable, Work, WorkerProcess
+from manyhands.workers.protocol import CallStyle, Unsendable, Work, WorkerProcess, not_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,9 +104,12 @@ class ProcessWorkers:
 
     def start(self, worker_id: int, slot: int) -> Sequence[Event]:
         if not self._uses_loop:
-            self._uses_loop = True
             self._loop = shared_loop()  # not that of the process from which this one may have been forked since
-            self._loop.acquire()
+            try:
+                self._loop.acquire()
+            except (OSError, RuntimeError) as error:
+                return [WorkerEnded(worker_id, not_started(error))]
+            self._uses_loop = True
         channel = Channel(self, worker_id)
         self._channels[worker_id] = channel
         launcher = self._launcher
@@ -114,7 +118,9 @@ class ProcessWorkers:
         return ()
 
     def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
-        channel = self._channels[worker_id]
+        channel = self._channels.get(worker_id)
+        if channel is None:
+            return ()  # it could not be started, and its end is on its way
         work = self._jobs[batch.job_id]
         items = batch.items
         introduce = self._introductions.introduce
@@ -134,11 +140,14 @@ class ProcessWorkers:
         return ()
 
     def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
-        self._channels[worker_id].recall(batch_id)
+        channel = self._channels.get(worker_id)
+        if channel is not None:
+            channel.recall(batch_id)
         return ()
 
     def progress(self, worker_id: int, batch_id: int) -> tuple[int, float]:
-        running, since = self._channels[worker_id].running()
+        channel = self._channels.get(worker_id)
+        running, since = channel.running() if channel is not None else (None, 0.0)
         return (running[1], since) if running is not None and running[0] == batch_id else (-1, 0.0)
 
     def stop(self, worker_id: int, batch_id: int, grace_s: float) -> None:

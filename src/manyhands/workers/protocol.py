@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from manyhands.core.tasks import WorkerEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -11,7 +14,9 @@ if TYPE_CHECKING:
     from manyhands.core.events import Event
     from manyhands.core.tasks import Batch, Policy
 
-__all__ = ["CallStyle", "Measurable", "Unsendable", "Work", "WorkerProcess", "Workers"]
+__all__ = ["CallStyle", "Measurable", "Unsendable", "Work", "WorkerProcess", "Workers", "not_started"]
+
+SCARCITIES = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS})
 
 
 class CallStyle(IntEnum):
@@ -111,3 +116,10 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """All workers have ended: release what they shared."""
+
+
+def not_started(error: Exception) -> WorkerEnd:
+    """The end of a worker that could not be started because of `error`."""
+    is_scarcity = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCITIES)
+    is_scarcity |= isinstance(error, RuntimeError) and "start new thread" in str(error)
+    return WorkerEnd(reason=f"{type(error).__name__}: {error}", lacks_resources=is_scarcity)

@@ -31,7 +31,7 @@ from manyhands.transport.captured import ThreadCapture
 from manyhands.transport.contexts import current_context, merged
 from manyhands.transport.failures import describe, types_of
 from manyhands.workers.here import here, running_at
-from manyhands.workers.protocol import CallStyle, Work
+from manyhands.workers.protocol import CallStyle, Work, not_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -161,19 +161,23 @@ class ThreadWorkers:
         try:
             thread.start()
         except RuntimeError as error:  # the process may have no more threads
-            return [WorkerEnded(worker_id, WorkerEnd(reason=str(error)))]
+            return [WorkerEnded(worker_id, not_started(error))]
         hand.thread = thread
         self._threads.add(thread)
         self._hands[worker_id] = hand
         return [WorkerStarted(worker_id)] if self._initializer is None else []
 
     def send(self, worker_id: int, batch: Batch) -> Sequence[Event]:
-        self._hands[worker_id].inbox.put(batch)
+        hand = self._hands.get(worker_id)
+        if hand is not None:  # else it could not be started, and its end is on its way
+            hand.inbox.put(batch)
         return ()
 
     def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
-        hand = self._hands[worker_id]
+        hand = self._hands.get(worker_id)
         events: list[Event] = []
+        if hand is None:
+            return events
         batch = hand.batch
         if batch is not None:
             returned = _empty(hand.pending)
