@@ -20,6 +20,7 @@ from manyhands.engine import exits
 from manyhands.engine.courier import shared_courier
 from manyhands.errors import InternalError, again
 from manyhands.transport import interrupts
+from manyhands.transport.emitting import shared_emitter
 from manyhands.transport.lines import shared_output
 from manyhands.transport.loop import Timer, shared_loop
 
@@ -203,6 +204,7 @@ class Engine:
             pass
         ended = self._ended.wait(timeout_s)
         shared_courier().flush()
+        shared_emitter().flush()
         shared_output().flush()  # here, and not in the loop: where nobody reads what is printed, only this caller waits
         return ended
 

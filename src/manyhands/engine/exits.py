@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from manyhands.transport.emitting import shared_emitter
 from manyhands.transport.lines import shared_output
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def _wind_up() -> None:
             if not engine.is_daemon and not was_interrupted:
                 engine.wait()
         if not was_interrupted:
+            shared_emitter().flush()
             shared_output().flush()  # of pools that had ended before
     except KeyboardInterrupt:
         for engine in engines:

@@ -250,7 +250,7 @@ class Submissions:
         self._futures: dict[int, TaskFuture] = {}
         self._lock = threading.RLock()  # guards the next index: a counter of itertools is not safe without a GIL
         self._indices = itertools.count()  # and, unlike a number that is read and written, safe from a signal handler's submit
-        self._work = workers.prepare(Work(None, CallStyle.CALL, policy))
+        self._work = workers.prepare(Work(None, CallStyle.CALL, policy, key_of=self.key_of))
         self._job_id = engine.open_job(self._work, self)
         know_keys(workers, self._job_id, self)
 

@@ -65,7 +65,7 @@ class Stream:
         self.taken = 0
         self._engine = engine
         self._workers = workers
-        self._work = workers.prepare(work)
+        self._work = workers.prepare(work)._replace(key_of=self.key_of)
         self._source = source
         self._ordered = ordered
         self._waits = waits
@@ -82,6 +82,10 @@ class Stream:
         self.keys: dict[int, object] = {}
         self.key_of_item: Callable[[Any], object] | None = None
         self.job_id = engine.open_job(self._work, self, is_stream=True)
+
+    def key_of(self, index: int) -> object:
+        """The caller's name for an item whose outcome was not taken; None when it has none."""
+        return self.keys.get(index)
 
     def deliver(self, delivery: Deliver) -> None:
         self._queue.put(delivery)

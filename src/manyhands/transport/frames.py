@@ -25,7 +25,7 @@ class Kind:
     """What a frame says. Plain ints: the enum module costs milliseconds in each worker."""
 
     # from the parent
-    SETUP = 1  # body: (sys.path, sys.argv, authkey, initializer with its arguments)
+    SETUP = 1  # body: (sys.path, sys.argv, authkey, initializer with its arguments, levels of logging)
     FUNCTION = 2  # id: of the function; body: its pickle
     FORGET = 3  # id: of a function that will not be used any more
     BATCH = 4  # id: of the batch; body: see workers.process_child
@@ -36,6 +36,7 @@ class Kind:
     INITIALIZER_FAILED = 12  # body: a packed failure
     PROGRESSED = 13  # id: of the batch; body: see workers.process_child
     RETURNED = 14  # id: of the batch; body: how many, in decimal digits
+    LOGGED = 15  # body: ((job, index) of the running task or None, fields of the record, fields that are no plain values)
 
 
 def write_frame(fd: int, kind: int, frame_id: int, body: bytes) -> None:

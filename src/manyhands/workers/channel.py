@@ -18,6 +18,7 @@ from manyhands.core.tasks import Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
 from manyhands.transport.blobs import Blobs
 from manyhands.transport.captured import ProcessCapture
+from manyhands.transport.emitting import Sequel, emit, shared_emitter
 from manyhands.transport.failures import describe, unpack_failure
 from manyhands.transport.frames import HEADER, FrameReader, Kind
 from manyhands.transport.guard import shared_guard
@@ -51,6 +52,9 @@ class Keeper(Protocol):
 
     report: Callable[[Callable[[], Sequence[Event]]], None]
 
+    def key_of(self, job_id: int, index: int) -> object:
+        """The caller's name for a task; its index when it has none."""
+
     def forget(self, worker_id: int) -> None:
         """A worker is gone. With the engine's lock held."""
 
@@ -76,6 +80,7 @@ class Channel:
         self._streams = {"stdout": LineCutter("stdout"), "stderr": LineCutter("stderr")}
         self._initializer_failure: bytes | None = None
         self._paused: set[int] = set()
+        self._sequel = Sequel()
         self._capture: ProcessCapture | None = None  # once a batch captures
 
     # ---- any thread -------------------------------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ class Channel:
 
     def descriptors(self) -> list[int]:
         """What this channel holds open."""
-        return self._launched.descriptors() if self._launched is not None else []
+        return self._launched.descriptors() if self._launched is not None and not self._is_over else []
 
     # ---- the loop's thread ------------------------------------------------------------------------------------------------
 
@@ -282,7 +287,8 @@ class Channel:
                 self._drain(launched.stdout, "stdout", CAPTURED_READS)
                 self._drain(launched.stderr, "stderr", CAPTURED_READS)
             events = [event for frame in frames for event in self._events_of(*frame)]
-            self._keeper.report(lambda: events)
+            self._sequel.call(lambda: self._keeper.report(lambda: events))
+            self._wait_for_handlers(launched)
         return is_open
 
     def _events_of(self, kind: int, frame_id: int, body: bytes) -> Sequence[Event]:
@@ -295,9 +301,28 @@ class Channel:
             return [BatchReturned(frame_id, int(body))]
         if kind == Kind.READY:
             return [WorkerStarted(self._id)]
+        if kind == Kind.LOGGED:
+            self._emit(body)
         if kind == Kind.INITIALIZER_FAILED:
             self._initializer_failure = body  # told when the worker has ended, so that what it logs has arrived
         return []
+
+    def _emit(self, body: bytes) -> None:
+        """Let a record of the worker be handled."""
+        task, plain, others = pickle.loads(body)  # plain values, and bytes
+        key = self._keeper.key_of(*task) if task is not None else None
+        worker = f"process-{self._id}"
+        self._sequel.emit(lambda: emit(plain, others, task_key=key, worker=worker), size=len(body))
+
+    def _wait_for_handlers(self, launched: Launched) -> None:
+        """Too many records wait for slow handlers: let the worker wait, as it would if it called them by itself."""
+        if shared_emitter().is_full and not self._is_over:
+            self._loop.unwatch(launched.from_child)
+            shared_emitter().when_drained(lambda: self._loop.call_soon(lambda: self._go_on(launched)))
+
+    def _go_on(self, launched: Launched) -> None:
+        if not self._is_over:
+            self._loop.watch(launched.from_child, READ, self._on_results)
 
     def _on_end(self) -> None:
         """The process has ended: take what it has left, then say so."""
@@ -332,7 +357,7 @@ class Channel:
             output=output,
             reason=f"worker {end.pid} ended before it was ready: {self._streams['stderr'].tail_text() or 'it said nothing'}",
         )
-        self._keeper.report(lambda: self._bury(end, running))
+        self._sequel.call(lambda: self._keeper.report(lambda: self._bury(end, running)))
 
     def _drain(self, fd: int, name: str, most_reads: int = sys.maxsize) -> None:
         while most_reads:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
+    from manyhands.transport.forwarding import Levels
+
 __all__ = ["CleanLauncher", "ContextLauncher", "Launched"]
 
 PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -213,7 +215,18 @@ class CleanLauncher:
             pipes.abandon()
             raise
         pipes.hand_over()
-        return pipes.launched(process.pid, mark, process, (list(sys.path), list(sys.argv), _authkey(), self._initializer))
+        return pipes.launched(
+            process.pid, mark, process, (list(sys.path), list(sys.argv), _authkey(), self._initializer, _levels())
+        )
+
+
+def _levels() -> Levels | None:
+    """What the program logs, when it logs."""
+    if "logging" not in sys.modules:
+        return None
+    from manyhands.transport import forwarding  # imports logging, which is there
+
+    return forwarding.levels()
 
 
 def _authkey() -> bytes | None:
@@ -256,7 +269,7 @@ class ContextLauncher:
             for end in ends:
                 end.close()
         pipes.hand_over()
-        return pipes.launched(process.pid, mark, process, (None, None, None, b""))
+        return pipes.launched(process.pid, mark, process, (None, None, None, b"", _levels()))
 
 
 def _live(
@@ -278,6 +291,10 @@ def _live(
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     _prepare_streams()
+    if to_close and "logging" in sys.modules:  # only a fork has anything to close
+        from manyhands.transport import forwarding  # imports logging, which is there
+
+        forwarding.forget_handlers()
     child = Child(*fds[:4])
     child.set_up()
     if initializer is None or child.initialize(lambda: _initialize(initializer, initargs)):

@@ -9,10 +9,9 @@ Who may touch what: `pending` (one for each batch) and `ended` are deques of whi
 results leave in order.
 
 Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times, id of the context or a list of
-one for each item, nonce of the marks when output is captured). An id of 0 is no context; contexts are introduced as functions
-are. An item is a scalar as it is, or a 1-tuple with its pickle. Body of PROGRESSED: a list of ("v", began, ended, ends or None,
-are pickles, values) for tasks that succeeded and ("f", began, ended, packed failure, could not be loaded, names of its types)
-for one that failed.
+one for each item, nonce of the marks when output is captured, (job, index of the first task)). An id of 0 is no context;
+contexts are introduced as functions are. An item is a scalar as it is, or a 1-tuple with its pickle. Body of PROGRESSED: what
+`transport.results` makes.
 """
 
 from __future__ import annotations
@@ -28,12 +27,14 @@ from collections import deque
 
 from manyhands.transport import payloads
 from manyhands.transport.frames import Kind, read_frame, write_frame
+from manyhands.transport.results import FAILED, PICKLED, UNLOADABLE, VALUE, packed_results
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from manyhands.transport.forwarding import Levels, Records
     from manyhands.transport.frames import Frame
     from manyhands.transport.marks import Marker
 
@@ -46,7 +47,6 @@ LAST_WORDS_S = 0.5  # to end the children of tasks, once the parent is dead
 LARGE_BYTES = 1 << 16  # a result of this size is sent at once
 
 ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
-VALUE, PICKLED, FAILED, UNLOADABLE = 0, 1, 2, 3  # how a task ended
 
 
 class Child:
@@ -72,6 +72,9 @@ class Child:
         self._flush_at = 0.0
         self._marker: Marker | None = None  # while output is captured
         self._known_marker: Marker | None = None
+        self._first = (0, 0)
+        self._records: Records | None = None  # once a task uses logging
+        self._levels: Levels | None = None
         self._base: Context | None = None  # what the initializer has set
         self._wants_times = False
         self._reading = allocate_lock()
@@ -85,7 +88,7 @@ class Child:
         frame = read_frame(self._read_fd)
         if frame is None:
             return b""
-        path, argv, authkey, initializer = pickle.loads(frame[2])
+        path, argv, authkey, initializer, self._levels = pickle.loads(frame[2])
         if path is not None:
             sys.path[:] = path
             sys.argv[:] = argv  # tasks see the arguments of the program
@@ -139,7 +142,7 @@ class Child:
 
     def _run_batch(self, batch_id: int, body: bytes) -> None:
         """The whole engine in one loop: take, run, report."""
-        style, function_ids, items, self._wants_times, context_ids, nonce = pickle.loads(body)
+        style, function_ids, items, self._wants_times, context_ids, nonce, self._first = pickle.loads(body)
         del body
         pending = deque(items)
         del items
@@ -147,6 +150,8 @@ class Child:
         self._flush_at = now + FLUSH_S
         self._batch_id = batch_id
         self._current = (batch_id, pending)  # from here on it can be recalled
+        if self._records is None and "logging" in sys.modules:
+            self._forward_records()
         if nonce:
             self._begin_capture(nonce)
         offset = 0
@@ -259,7 +264,18 @@ class Child:
         function = _load(self._functions[function_id])
         self._functions[function_id] = function
         self._loaded.add(function_id)
+        if self._records is None and "logging" in sys.modules:
+            self._forward_records()
         return function
+
+    def _forward_records(self) -> None:
+        from manyhands.transport.forwarding import Records  # imports logging, which only some tasks use
+
+        self._records = Records(self._write_fd, self._writing, self._task, self._levels)
+
+    def _task(self) -> tuple[int, int] | None:
+        offset = (self._running[0] & ((1 << OFFSET_BITS) - 1)) - 1
+        return (self._first[0], self._first[1] + offset) if offset >= 0 else None
 
     # ---- reports, from either thread --------------------------------------------------------------------------------------
 
@@ -269,9 +285,11 @@ class Child:
             os._exit(0)  # a task has forked, and its child came back here: it shall not answer in our name
         self._flush_streams()
         with self._writing:
+            if self._records is not None:
+                self._records.write()
             ended = [self._ended.popleft() for _ in range(len(self._ended))]
             if ended:
-                results = self._results_of(ended)
+                results, self._batch_began = packed_results(ended, self._batch_began, wants_times=self._wants_times)
                 write_frame(self._write_fd, Kind.PROGRESSED, self._batch_id, pickle.dumps(results, payloads.PROTOCOL))
 
     @staticmethod
@@ -282,38 +300,6 @@ class Child:
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 pass  # a task has closed or replaced it
-
-    def _results_of(self, ended: list[tuple[int, Any, float]]) -> list[tuple[Any, ...]]:
-        results: list[tuple[Any, ...]] = []
-        values: list[Any] = []
-        kinds: set[int] = set()
-        ends: list[float] = []
-        began = self._batch_began
-        for kind, value, at in ended:
-            if kind <= PICKLED:
-                values.append((kind, value))
-                kinds.add(kind)
-                ends.append(at)
-                continue
-            if values:
-                results.append(self._successes(began, ends, kinds, values))
-                began, values, kinds, ends = ends[-1], [], set(), []
-            packed, types = value
-            results.append(("f", began, at, packed, kind == UNLOADABLE, types))
-            began = at
-        if values:
-            results.append(self._successes(began, ends, kinds, values))
-            began = ends[-1]
-        self._batch_began = began
-        return results
-
-    def _successes(self, began: float, ends: list[float], kinds: set[int], values: list[tuple[int, Any]]) -> tuple[Any, ...]:
-        are_pickles = PICKLED in kinds
-        if not are_pickles:
-            plain = [value for _, value in values]
-        else:
-            plain = [value if kind == PICKLED else pickle.dumps(value, payloads.PROTOCOL) for kind, value in values]
-        return ("v", began, ends[-1], ends if self._wants_times else None, are_pickles, plain)
 
     # ---- the assistant ----------------------------------------------------------------------------------------------------
 

@@ -133,10 +133,9 @@ class ProcessWorkers:
         else:
             function_ids, context_ids = introduce(channel, [work.function, work.context or b""])  # type: ignore[list-item]
         nonce = channel.capture(batch.id) if work.policy.captures else b""
-        body = pickle.dumps(
-            (int(work.style), function_ids, items, work.policy.records_times, context_ids, nonce), payloads.PROTOCOL
-        )
-        channel.write(Kind.BATCH, batch.id, body)
+        place = batch.job_id, batch.start
+        entry = int(work.style), function_ids, items, work.policy.records_times, context_ids, nonce, place
+        channel.write(Kind.BATCH, batch.id, pickle.dumps(entry, payloads.PROTOCOL))
         return ()
 
     def recall(self, worker_id: int, batch_id: int) -> Sequence[Event]:
@@ -186,6 +185,12 @@ class ProcessWorkers:
     def forget(self, worker_id: int) -> None:
         """A worker is gone. With the engine's lock held."""
         self._channels.pop(worker_id, None)
+
+    def key_of(self, job_id: int, index: int) -> object:
+        """The caller's name for a task; its index when it has none."""
+        work = self._jobs.get(job_id)
+        key = work.key_of(index) if work is not None and work.key_of is not None else None
+        return index if key is None else key
 
     def descriptors(self) -> list[int]:
         """The parent's descriptors of all channels, which a forked worker must close."""

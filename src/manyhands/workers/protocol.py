@@ -34,12 +34,14 @@ class Work(NamedTuple):
         function: None when each item brings its own, and for commands.
         context: the context variables that each task gets a copy of, in the form of the kind of worker; empty when there are
             none, and when each item brings its own.
+        key_of: the caller's name for the task with this index; None when it has none.
     """
 
     function: Callable[..., Any] | None
     style: CallStyle
     policy: Policy
     context: Any = None
+    key_of: Callable[[int], object] | None = None
 
 
 class Unsendable(NamedTuple):
