@@ -10,6 +10,7 @@ import pytest
 import manyhands
 from conftest import RunScript
 from manyhands.testing.probes import PATIENCE_S
+from manyhands.transport.lines import OutputWriter, shared_output
 
 
 class TornStream(io.StringIO):
@@ -128,3 +129,115 @@ def test_the_last_words_of_a_killed_worker_are_printed(run_script: RunScript) ->
             print(type(pool.submit(die, 0).exception()).__name__)
     """).succeeded()
     assert sorted(ran.stdout.splitlines()) == ["WorkerCrashed", "half a line", "whole line"]
+
+
+def test_everybody_at_once_prints_whole_lines(run_script: RunScript) -> None:
+    ran = run_script(
+        """
+        import sys, threading
+        import manyhands
+        from manyhands import Pool, ProcessPool
+
+        def lines_of(who):
+            for number in range(2400):
+                size = 100_000 if number % 800 == 5 else number % 200
+                yield f"{who}|{number}|" + "한" * size + "|"
+
+        def in_process(task):
+            for number, line in enumerate(lines_of(f"p{task}")):
+                stream = sys.stderr if number % 3 == 0 else sys.stdout
+                if number % 2:
+                    print(line, file=stream)
+                else:  # piece by piece, and cut within letters
+                    data = (line + "\\n").encode()
+                    for begin in range(0, len(data), 5000):
+                        stream.buffer.write(data[begin : begin + 5000])
+                        stream.buffer.flush()
+
+        def in_thread(task):
+            for number, line in enumerate(lines_of(f"t{task}")):
+                manyhands.print(line, file=sys.stderr if number % 3 == 0 else sys.stdout)
+
+        def last_words(task):
+            sys.stdout.write(f"a partial line of {task}")
+
+        with ProcessPool(4) as processes, Pool("thread", 2) as threads:
+            futures = [processes.submit(in_process, task) for task in range(4)]
+            futures += [threads.submit(in_thread, task) for task in range(2)]
+            for future in futures:
+                future.result()
+        with ProcessPool(1) as pool:
+            pool.submit(last_words, 7).result()
+        """,
+        env={"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
+    ).succeeded()
+    for stream, is_here in ((ran.stdout, lambda n: n % 3), (ran.stderr, lambda n: n % 3 == 0)):
+        expected = Counter(
+            f"{who}|{number}|" + "한" * (100_000 if number % 800 == 5 else number % 200) + "|"
+            for who in ("p0", "p1", "p2", "p3", "t0", "t1")
+            for number in range(2400)
+            if is_here(number)
+        )
+        if stream is ran.stdout:
+            expected["a partial line of 7"] = 1
+        found = Counter(stream.splitlines())
+        assert found == expected, [line[:200] for line in (found - expected)][:5]
+
+
+def test_nobody_writes_within_a_line_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1. `manyhands.print` is in the middle of its line. 2. The output of a worker process comes. 3. It must wait for the lock.
+    # And the other way round.
+    class Stream(io.StringIO):
+        def __init__(self, writer: str) -> None:
+            super().__init__()
+            self.stops = writer
+            self.is_within, self.go_on = threading.Event(), threading.Event()
+
+        def write(self, text: str) -> int:
+            if self.stops in text:
+                super().write(text[:3])
+                self.is_within.set()
+                self.go_on.wait(PATIENCE_S)
+                return super().write(text[3:])
+            return super().write(text)
+
+    for first, second in (("printed", "from a worker"), ("from a worker", "printed")):
+        stream = Stream(first)
+        monkeypatch.setattr("sys.stdout", stream)
+        output = shared_output()
+        begun: list[threading.Thread] = []
+
+        def write(text: str, output: OutputWriter = output, begun: list[threading.Thread] = begun) -> None:
+            if text == "printed":
+                begun.append(threading.Thread(target=manyhands.print, args=(text,)))
+                begun[-1].start()
+            else:
+                output.write("stdout", text.encode() + b"\n")
+
+        write(first)
+        assert stream.is_within.wait(PATIENCE_S)
+        write(second)
+        time.sleep(0.2)  # for the second to do what it must not: a wait can only let a bad one pass, not fail a good one
+        assert stream.getvalue() == first[:3]
+        stream.go_on.set()
+        output.flush()
+        for thread in begun:
+            thread.join(PATIENCE_S)
+        assert stream.getvalue() == f"{first}\n{second}\n"
+
+
+def test_letters_that_are_torn_between_two_reads_are_whole(run_script: RunScript) -> None:
+    ran = run_script(
+        """
+        import os, time
+        from manyhands import ProcessPool
+        def tear(_):
+            for byte in "가나다\\n끝".encode():
+                os.write(1, bytes([byte]))
+                time.sleep(0.005)
+        with ProcessPool(1) as pool:
+            pool.submit(tear, 0).result()
+        """,
+        env={"PYTHONUTF8": "1"},
+    ).succeeded()
+    assert ran.stdout == "가나다\n끝\n"
