@@ -50,7 +50,8 @@ def _descriptor_limit(config: pytest.Config) -> int:
 def _session_leaves_nothing_behind(pytestconfig: pytest.Config) -> Iterator[None]:
     yield
     before = pytestconfig.stash[_session_start]
-    findings = leaks.leftovers(before, *_watched_folders(pytestconfig), descriptor_limit=_descriptor_limit(pytestconfig))
+    folders, limit = _watched_folders(pytestconfig), _descriptor_limit(pytestconfig)
+    findings = leaks.leftovers(before, *folders, descriptor_limit=limit, with_idle_guards=True)
     if findings:
         pytest.fail("the session left behind: " + "; ".join(findings), pytrace=False)
 

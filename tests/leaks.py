@@ -84,10 +84,17 @@ def kill(processes: Iterable[Process]) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
-def take_snapshot(*folders: Path) -> Snapshot:
-    """What is there now; `folders` are those in which new visible entries count as files left behind."""
+def take_snapshot(*folders: Path, with_idle_guards: bool = False) -> Snapshot:
+    """What is there now.
+
+    Args:
+        folders: those in which new visible entries count as files left behind.
+        with_idle_guards: count guards whose program has gone; it takes them some tenths of a second to go, too.
+    """
     return Snapshot(
-        processes=frozenset(process for process in _session_processes() if not _is_lasting(process)),
+        processes=frozenset(
+            process for process in _session_processes() if not _is_lasting(process, with_idle_guards=with_idle_guards)
+        ),
         threads=frozenset(thread for thread in threading.enumerate() if not thread.daemon and not _is_pytests(thread)),
         descriptors=len(os.listdir(_DESCRIPTORS)),
         shared_memory=frozenset(_our_segments()),
@@ -95,20 +102,20 @@ def take_snapshot(*folders: Path) -> Snapshot:
     )
 
 
-def leftovers(before: Snapshot, *folders: Path, descriptor_limit: int) -> list[str]:
+def leftovers(before: Snapshot, *folders: Path, descriptor_limit: int, with_idle_guards: bool = False) -> list[str]:
     """Say what is there now and was not `before`, once things that are ending have had their time.
 
     Processes that are left are killed and reaped, so that one test's fault does not spoil the next.
     """
     give_up_at = time.monotonic() + SETTLE_S
-    findings = _compare(before, take_snapshot(*folders), descriptor_limit)
+    findings = _compare(before, take_snapshot(*folders, with_idle_guards=with_idle_guards), descriptor_limit)
     if findings:
         gc.collect()  # what only a reference cycle keeps is no leak
     while findings and time.monotonic() < give_up_at:
         time.sleep(SETTLE_STEP_S)
-        findings = _compare(before, take_snapshot(*folders), descriptor_limit)
+        findings = _compare(before, take_snapshot(*folders, with_idle_guards=with_idle_guards), descriptor_limit)
     if findings:
-        left = take_snapshot().processes - before.processes
+        left = take_snapshot(with_idle_guards=with_idle_guards).processes - before.processes
         kill(left)
         _reap(left)
     return findings
@@ -155,14 +162,18 @@ def _resource_tracker_pid() -> int | None:
     return getattr(tracker, "_pid", None)
 
 
-def _is_lasting(process: Process) -> bool:
-    """True for what may live as long as this process: multiprocessing's tracker, and the guard that ends our workers after us."""
+def _is_lasting(process: Process, *, with_idle_guards: bool) -> bool:
+    """True for what may live as long as this process: multiprocessing's tracker, and guards, which end what is left."""
     if process.pid == _resource_tracker_pid():
         return True
     try:
-        return b"\0manyhands-guard\0" in Path("/proc", str(process.pid), "cmdline").read_bytes()
+        words = Path("/proc", str(process.pid), "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False  # it has just ended
+    if b"manyhands-guard" not in words:
+        return False
+    owner = words[words.index(b"manyhands-guard") + 1].partition(b"-")[0].decode()
+    return not with_idle_guards or Path("/proc", owner).exists()
 
 
 def _compare(before: Snapshot, after: Snapshot, descriptor_limit: int) -> list[str]:

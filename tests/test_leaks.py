@@ -53,6 +53,21 @@ def test_an_orphan_is_known_by_its_mark() -> None:
     assert findings[0].startswith("process ")
 
 
+@needs_proc
+def test_a_guard_whose_program_has_gone_is_named_when_guards_count() -> None:
+    before = leaks.take_snapshot()
+    gone = subprocess.Popen(["true"])
+    gone.wait(5)
+    words = ["sh", "-c", "read -r word", "manyhands-guard"]
+    idle = subprocess.Popen([*words, f"{gone.pid}-abc"], stdin=subprocess.PIPE)
+    busy = subprocess.Popen([*words, f"{os.getpid()}-abc"], stdin=subprocess.PIPE)
+    assert leaks.leftovers(before, descriptor_limit=NO_LIMIT) == []
+    assert leaks.leftovers(before, descriptor_limit=NO_LIMIT, with_idle_guards=True) == [f"process {idle.pid} (sh)"]
+    busy.kill()
+    for guard in (idle, busy):
+        guard.communicate(timeout=5)
+
+
 def test_a_thread_that_goes_on_is_named() -> None:
     before = leaks.take_snapshot()
     enough = threading.Event()

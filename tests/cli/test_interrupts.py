@@ -220,6 +220,24 @@ def test_a_map_is_interrupted_twice_and_ends_at_once(start: Start, programs: Pro
     assert ended(process, programs)[0] == 130
 
 
+@pytest.mark.parametrize("command", [["run", "touch began{}; sleep 300", ":::"], ["map", "--input", "paths", "slow:slow"]])
+def test_a_second_signal_that_comes_late_changes_nothing(
+    start: Start, programs: Programs, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    for _ in range(5):
+        process = start(*command, "1")
+        wait_for(tmp_path / "began1")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("manyhands: ended by SIGINT")  # all is over but the interpreter
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.001)
+        assert ended(process, programs)[0] == 130
+        (tmp_path / "began1").unlink()
+
+
 def test_a_killed_map_leaves_no_workers(start: Start, programs: Programs, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     process = start("map", "-j2", "--input", "paths", "slow:slow", "1", "2", "3")
@@ -257,9 +275,11 @@ class Calls:
 @pytest.fixture
 def before() -> Iterator[dict[int, object]]:
     """The handlers as they are without us, with SIGINT not ignored."""
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    inherited = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield {number: signal.getsignal(number) for number in interrupts.SIGNALS}
-    signal.signal(signal.SIGINT, interrupt)
+    for number, handler in inherited.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS, ids=[number.name for number, _ in SIGNALS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ class SourceInterrupted(Exception):
 
 
 class Interrupts:
-    """Handles the signals that end a run, within a `with` block.
+    """Handles the signals that end a run, within a `with` block; and once one has come, until the end of the program.
 
     Attributes:
         received: the first signal that came, None when none did.
@@ -44,8 +45,18 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        if self.received is None:
+            for number, before in self._before.items():
+                signal.signal(number, before)
+        else:
+            # 1. The first signal has ended the run. 2. The second comes when there is nothing left to end. 3. It must not change
+            # the exit status, not even while the interpreter, which gives up all handlers, ends.
+            # test_a_second_signal_that_comes_late_changes_nothing
+            atexit.register(self._ignore)
+
+    def _ignore(self) -> None:
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def watch_source(self, source: Iterator[Any]) -> Iterator[Any]:
         """The same items; but a signal breaks off the wait for the next one."""
