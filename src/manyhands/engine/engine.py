@@ -285,7 +285,7 @@ class Engine:
         try:
             self._is_turning = True
             self._inbox.extend(events)
-            while self._inbox:
+            while self._inbox or self._set_timer():
                 event = self._inbox.popleft()
                 now = time.monotonic()
                 if self.observer is not None:
@@ -296,7 +296,6 @@ class Engine:
                     self._inbox.extend(self._perform(action, deliveries))
                 if self.failure is None:
                     self.failure = self._scheduler.failure
-            self._set_timer()
             if self._memory is not None:
                 self._memory.turned(is_busy=bool(self._scheduler.batches))
             if self._closed and not self._ender and self._scheduler.is_over:
@@ -371,10 +370,11 @@ class Engine:
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 
-    def _set_timer(self) -> None:
+    def _set_timer(self) -> bool:
+        """True when that could not be done, and an event tells so."""
         deadline = self._scheduler.next_deadline
         if deadline is None or self._ended.is_set() or self._ender or (self._timer is not None and self._timer.at <= deadline):
-            return
+            return False
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is None:
@@ -383,9 +383,10 @@ class Engine:
                 loop.acquire()
             except (OSError, RuntimeError):  # no descriptor left just now
                 self._ring_without_loop(deadline)
-                return
+                return bool(self._inbox)
             self._loop = loop
         self._timer = self._loop.call_at(deadline, self._ring)
+        return False
 
     def _ring_without_loop(self, deadline: float) -> None:
         self._timer = timer = Timer(deadline, self._ring)
@@ -399,6 +400,11 @@ class Engine:
             start_new_thread(wait, ())
         except RuntimeError:  # no thread left either: the next event tries again
             self._timer = None
+            if not self._scheduler.crew.workers and self.failure is None:  # but where shall one come from?
+                from manyhands.errors import WorkerStartError  # dear to import, and seldom needed
+
+                error = WorkerStartError("no worker can be started, for there is no thread left, not even to try it again later")
+                self._inbox.append(ev.PoolFailed(error))
 
     def _ring(self) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from itertools import islice
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -147,15 +147,15 @@ class Stream:
         while True:
             if self._ordered and self._next_to_give in self._early:
                 return self._early.pop(self._next_to_give)
-            try:
-                delivery = self._queue.get_nowait()
-            except Empty:
+            if self._queue.empty():  # no `except Empty`: Ctrl-C would show it as its context
                 if self._engine.work_here():
                     continue
                 self.fill(consumer_waits=True)
                 if not self._waits and self._queue.empty():
-                    raise TaskTimeout("the result is not there yet, and timeout=0 says not to wait", stopped=False) from None
+                    raise TaskTimeout("the result is not there yet, and timeout=0 says not to wait", stopped=False)
                 delivery = self._queue.get() if here.occupant is None else self._get_in_task()
+            else:
+                delivery = self._queue.get_nowait()  # nobody else takes from it
             if isinstance(delivery, BaseException):
                 raise delivery
             if not self._ordered:
