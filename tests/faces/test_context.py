@@ -69,6 +69,12 @@ def seen_in_worker(_: object = None) -> tuple[int, str]:
     return in_worker.get(), request_id.get()
 
 
+def change_precision(digits: int) -> int:
+    before = decimal.getcontext().prec
+    decimal.getcontext().prec = digits
+    return before
+
+
 def fail(_: object = None) -> None:
     raise ValueError(request_id.get())
 
@@ -200,15 +206,19 @@ def test_asyncio_hands_its_context_on() -> None:
     assert asyncio.run(main()) == ["0", "0", "1", "1", "2", "2", "3", "3"]
 
 
-def test_decimals_of_one_thread_task_are_not_those_of_the_next() -> None:
-    def precision(digits: int) -> int:
-        before = decimal.getcontext().prec
-        decimal.getcontext().prec = digits
-        return before
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_precision_of_decimals_is_that_of_the_caller_and_stays_so(kind: str) -> None:
+    with pool_of(kind) as pool, decimal.localcontext() as settings:
+        settings.prec = 7
+        assert list(pool.map(change_precision, range(20, 25), chunksize=5)) == [7] * 5
+        assert [pool.submit(change_precision, n).result() for n in (30, 31)] == [7, 7]
+        assert decimal.getcontext().prec == 7
 
+
+def test_decimals_of_one_thread_task_are_not_those_of_the_next() -> None:
     usual = decimal.DefaultContext.prec
     with Context().run(Pool, "thread", 1) as pool:
-        assert set(Context().run(lambda: list(pool.map(precision, range(3, 9), chunksize=3)))) == {usual}
+        assert set(Context().run(lambda: list(pool.map(change_precision, range(3, 9), chunksize=3)))) == {usual}
 
 
 @pytest.mark.parametrize("kind", PROCESSES)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     # Module and name, both empty when there are none; and a token, empty for what can be imported.
     Home = tuple[str, str, str]
 
-__all__ = ["current_context", "dump_context", "load_context", "merged", "reduce_variable", "restore_variable"]
+__all__ = ["current_context", "dump_context", "load_context", "merged", "own_copy", "reduce_variable", "restore_variable"]
 
+DECIMAL = ("decimal", "", "")  # the home of a variable that nobody can import
 MOST_KNOWN = 10_000  # variables whose homes are remembered
 
 # Where variables were found in modules; for one that was not found, how many modules there were then.
@@ -35,11 +36,21 @@ _found: dict[ContextVar[Any], tuple[str, str] | int] = {}
 # Those that have travelled with a function, both ways round: by value they are known by these homes alone.
 _homes: dict[ContextVar[Any], Home] = {}
 _variables: dict[Home, ContextVar[Any]] = {}
+_of_decimal: ContextVar[Any] | None = None
 
 
 def current_context() -> Context | None:
     """A copy of the calling thread's context; None when it is empty."""
     return copy_context() or None
+
+
+def own_copy(context: Context) -> Context:
+    """A copy for one task. Settings of `decimal` can be changed in place, so the task gets settings of its own."""
+    copied = context.copy()
+    variable = _decimal_variable()
+    if variable is not None and variable in copied:
+        copied.run(variable.set, copied[variable].copy())
+    return copied
 
 
 def merged(base: Context | None, over: Context | None) -> Context | None:
@@ -77,7 +88,7 @@ def dump_context(context: Context | None) -> bytes:
     entries = []
     for variable, value in context.items() if context is not None else ():
         home = _importable_home(variable) or _homes.get(variable)
-        if home is not None:
+        if home is not None and not (home == DECIMAL and _is_usual(value)):
             try:
                 entries.append((home, payloads.encode(value)))
             except Exception:
@@ -132,6 +143,9 @@ def restore_variable(home: Home, name: str, default: tuple[Any, ...]) -> Context
 
 def _find(home: Home) -> ContextVar[Any] | None:
     module_name, name, token = home
+    if home == DECIMAL:
+        import_module("decimal")
+        return _decimal_variable()
     known = _variables.get(home)
     if known is not None or (token and not name):
         return known
@@ -147,6 +161,8 @@ def _find(home: Home) -> ContextVar[Any] | None:
 
 def _importable_home(variable: ContextVar[Any]) -> Home | None:
     """Where another process can import it from."""
+    if variable is _decimal_variable():
+        return DECIMAL
     known = _found.get(variable)
     if type(known) is tuple and getattr(sys.modules.get(known[0]), known[1], None) is variable:
         return (*known, "")
@@ -175,6 +191,23 @@ def _search(variable: ContextVar[Any]) -> tuple[str, str] | None:
             if value is variable:
                 return module_name, name
     return None
+
+
+def _decimal_variable() -> ContextVar[Any] | None:
+    """Where `decimal` keeps the settings of a thread; None as long as nothing has loaded it."""
+    global _of_decimal
+    if _of_decimal is None and hasattr(sys.modules.get("decimal"), "getcontext"):
+        context = Context()
+        context.run(sys.modules["decimal"].getcontext)
+        _of_decimal = next(iter(context), None)
+    return _of_decimal
+
+
+def _is_usual(settings: Any) -> bool:
+    """Are these the settings that `decimal` begins with?"""
+    usual = sys.modules["decimal"].DefaultContext
+    names = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
+    return all(getattr(settings, name) == getattr(usual, name) for name in names)
 
 
 def _name_in_main(variable: ContextVar[Any]) -> str:

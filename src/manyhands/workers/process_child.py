@@ -250,13 +250,13 @@ class Child:
         """The function of a task, to be called in a context of its own; without a frame of ours in its tracebacks."""
         from functools import partial  # only for who uses context variables
 
-        from manyhands.transport.contexts import merged  # as above
+        from manyhands.transport.contexts import merged, own_copy  # as above
 
         own = type(function_ids) is list
         function = self._load_function(function_ids[offset] if own else function_ids)  # before the context, see `dump_context`
         context_id = context_ids[offset] if own else context_ids
         context = merged(self._base, self._load_function(context_id) if context_id else None)
-        return function if context is None else partial(context.copy().run, function)
+        return function if context is None else partial(own_copy(context).run, function)
 
     def _load_function(self, function_id: int) -> Any:
         if function_id in self._loaded:

@@ -14,6 +14,7 @@ from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, W
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.transport import interrupts
 from manyhands.transport.captured import ThreadCapture
+from manyhands.transport.contexts import own_copy
 from manyhands.transport.failures import types_of
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
@@ -190,7 +191,7 @@ def _interrupt_in(result: Success | Failure) -> KeyboardInterrupt | None:
 def _call(work: Work, item: Any) -> Any:
     function: Any = work.function
     context = work.context if work.style != CallStyle.CALL else item[3]
-    run = Context().run if context is None else context.copy().run
+    run = Context().run if context is None else own_copy(context).run
     if work.style == CallStyle.ONE:
         return run(function, item)
     if work.style == CallStyle.STAR:

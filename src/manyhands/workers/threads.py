@@ -28,7 +28,7 @@ from manyhands.core.events import (
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
 from manyhands.transport.captured import ThreadCapture
-from manyhands.transport.contexts import current_context, merged
+from manyhands.transport.contexts import current_context, merged, own_copy
 from manyhands.transport.failures import describe, types_of
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work, not_started
@@ -315,7 +315,7 @@ class ThreadWorkers:
             hand.offset += 1
             try:
                 if context is not None and function is not None:
-                    function = partial(context.copy().run, work.function)  # type: ignore[arg-type]  # adds no frame
+                    function = partial(own_copy(context).run, work.function)  # type: ignore[arg-type]  # adds no frame
                 if style == CallStyle.ONE:
                     value = function(item)
                 elif style == CallStyle.STAR:
@@ -323,7 +323,7 @@ class ThreadWorkers:
                 elif item[3] is None and base is None:
                     value = item[0](*item[1], **item[2])
                 else:
-                    value = merged(base, item[3]).copy().run(item[0], *item[1], **item[2])  # type: ignore[union-attr]
+                    value = own_copy(merged(base, item[3])).run(item[0], *item[1], **item[2])  # type: ignore[arg-type]
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
                 del item
                 put((False, _without_our_frame(error), now := clock()))
