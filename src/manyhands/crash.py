@@ -25,6 +25,7 @@ class WorkerCrashed(TaskError, BrokenProcessPool):
         signal: the number of the signal that ended it, or None.
         attempt: which try of the task this was, from 1.
         stderr_tail: the last lines that it wrote to its standard error.
+        stack: of a segfault and the like: the Python stacks of the worker, as text; else empty.
         peak_memory_bytes: its largest resident size, or None where it is unknown.
     """
 
@@ -38,6 +39,7 @@ class WorkerCrashed(TaskError, BrokenProcessPool):
         attempt: int = 1,
         stderr_tail: str = "",
         peak_memory_bytes: int | None = None,
+        stack: str = "",
     ) -> None:
         super().__init__(message)
         self.pid = pid
@@ -46,6 +48,7 @@ class WorkerCrashed(TaskError, BrokenProcessPool):
         self.attempt = attempt
         self.stderr_tail = stderr_tail
         self.peak_memory_bytes = peak_memory_bytes
+        self.stack = stack
 
 
 class OutOfMemory(WorkerCrashed, MemoryError):

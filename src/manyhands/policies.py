@@ -12,7 +12,7 @@ from manyhands.retrying import backoff_of, crash_retries_of, retry_on_of, second
 if TYPE_CHECKING:
     from manyhands.retrying import Backoff, Causes, OnCrash
 
-__all__ = ["batch_size", "check_max_tasks", "check_max_workers", "policy_of", "window"]
+__all__ = ["batch_size", "check_max_tasks", "check_max_workers", "check_start_timeout", "policy_of", "window"]
 
 LARGEST_BATCH = 1 << 20  # a worker process counts the tasks of a batch in 24 bits, and nothing is gained beyond some thousands
 
@@ -24,6 +24,12 @@ def check_max_tasks(count: int | None) -> None:
             raise TypeError("max_tasks_per_child must be an integer")
         if count <= 0:
             raise UsageError("max_tasks_per_child must be >= 1")
+
+
+def check_start_timeout(seconds: float | None) -> None:
+    """Raise when `seconds` cannot be a limit for the start of a worker."""
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"start_timeout must be greater than 0, or None for no limit, not {seconds!r}")
 
 
 def check_max_workers(count: int) -> None:

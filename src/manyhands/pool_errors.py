@@ -19,7 +19,13 @@ class PoolError(ManyhandsError, BrokenExecutor):
 
 
 class InitializerError(PoolError):
-    """The `initializer` raised in a worker; its traceback is the `__cause__`. No task ran on that worker."""
+    """The `initializer` raised in a worker; its traceback is the `__cause__`. Or it did not return. No task ran on that worker.
+
+    Attributes:
+        stack: of an initializer that did not return within `start_timeout`: the Python stacks of the worker, as text.
+    """
+
+    stack: str = ""
 
 
 class WorkerStartError(PoolError):

@@ -24,7 +24,7 @@ from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
 from manyhands.nested import know_pool
 from manyhands.observe.progress import open_progress
-from manyhands.policies import check_max_tasks, check_max_workers, policy_of
+from manyhands.policies import check_max_tasks, check_max_workers, check_start_timeout, policy_of
 from manyhands.pool_options import Options
 from manyhands.workers.here import here
 from manyhands.workers.serial import SerialWorkers
@@ -65,15 +65,15 @@ class Pool(Executor):
             code, can be stopped and may crash; arguments and results are pickled, lambdas and functions of `__main__` are fine.
             "serial": runs each task in the thread that waits for it.
         max_workers: None: as many CPUs as this process may use (affinity, cgroup quota, `PYTHON_CPU_COUNT`); for threads 4
-        more, and
-            32 at most.
+            more, and 32 at most.
         initializer, initargs: called in each worker before its first task. Should it raise, every task fails with
             `InitializerError`; the kind "serial" calls it here and now.
         max_tasks_per_child: a worker process is replaced after so many tasks.
+        start_timeout: seconds that a worker process may take until its initializer has returned; then it is ended, and every task
+            fails with `InitializerError`, which says where it was. None: no limit.
         mp_context: start worker processes by this `multiprocessing` context, for instance to inherit its queues through
-        `initargs`;
-            None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and leaves no
-            orphans.
+            `initargs`; None: as clean interpreters of our own, which is faster, needs no `if __name__ == "__main__"` guard, and
+            leaves no orphans.
         thread_name_prefix: of worker threads.
         worker_memory_limit: bytes that a worker process and its children may take, or "500MB", "1.5GiB". A task that takes
             more is stopped while it runs, and fails with `OutOfMemory`.
@@ -96,6 +96,7 @@ class Pool(Executor):
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
         mp_context: BaseContext | None = None,
+        start_timeout: float | None = 300.0,
         thread_name_prefix: str = "",
         worker_memory_limit: int | str | None = None,
         pool_memory_limit: int | str | None = None,
@@ -105,6 +106,7 @@ class Pool(Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         check_max_tasks(max_tasks_per_child)
+        check_start_timeout(start_timeout)
         limits = None
         if worker_memory_limit is not None or pool_memory_limit is not None:
             from manyhands.limits import memory_limits  # only for who sets one
@@ -112,7 +114,9 @@ class Pool(Executor):
             limits = memory_limits(kind, worker_memory_limit, pool_memory_limit)
         threads: set[threading.Thread] = set()
         if kind == "process":
-            workers = self._process_workers(initializer, initargs, max_tasks_per_child, mp_context)
+            workers = self._process_workers(
+                max_tasks_per_child, mp_context, initializer=initializer, initargs=initargs, start_timeout_s=start_timeout
+            )
             limit = max_workers or cpu_count()
         elif kind == "thread":
             prefix = thread_name_prefix or f"{type(self).__name__}-{next(_numbers)}"
@@ -155,16 +159,15 @@ class Pool(Executor):
 
     def _process_workers(
         self,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
         max_tasks_per_child: int | None,
         mp_context: BaseContext | None,
+        **how: Any,
     ) -> Workers:
         from manyhands.workers.processes import ProcessWorkers  # keeps the start of thread-only programs fast
 
         if mp_context is not None and max_tasks_per_child is not None and mp_context.get_start_method(allow_none=False) == "fork":
             raise UsageError("max_tasks_per_child cannot be used with the 'fork' start method: a later fork may copy held locks")
-        return ProcessWorkers(initializer=initializer, initargs=initargs, mp_context=mp_context)
+        return ProcessWorkers(mp_context=mp_context, **how)
 
     # ---- what it does -----------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class ProcessPool(Pool):
         max_tasks_per_child: int | None = None,
         worker_memory_limit: int | str | None = None,
         pool_memory_limit: int | str | None = None,
+        start_timeout: float | None = 300.0,
     ) -> None:
         super().__init__(
             "process",
@@ -53,6 +54,7 @@ class ProcessPool(Pool):
             mp_context=mp_context,
             worker_memory_limit=worker_memory_limit,
             pool_memory_limit=pool_memory_limit,
+            start_timeout=start_timeout,
         )
 
 

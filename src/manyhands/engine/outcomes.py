@@ -108,8 +108,8 @@ def _crash_of(end: WorkerEnd, attempt: int) -> BaseException:
     from manyhands.crash import OutOfMemory, WorkerCrashed  # dear to import, and seldom needed
 
     cause = end_of(end)
-    if end.signal == signals.SIGKILL and end.memory_limit_bytes is None:
-        cause += " (if nobody sent it, probably by the kernel because memory ran out)"
+    if end.signal == signals.SIGKILL and end.memory_limit_bytes is None and end.reason:
+        cause += f" ({end.reason})"
     text = f"the worker (pid {end.pid}) {cause}"
     text += f" while it ran this task, in try {attempt}" if end.memory_limit_bytes is None else f" (try {attempt})"
     if end.stderr_tail:
@@ -123,6 +123,7 @@ def _crash_of(end: WorkerEnd, attempt: int) -> BaseException:
         attempt=attempt,
         stderr_tail=end.stderr_tail,
         peak_memory_bytes=end.peak_memory_bytes,
+        stack=end.stack,
     )
 
 

@@ -48,12 +48,12 @@ class Records:
     `writing` guards the pipe; what is logged while it is held waits in `_waiting` until `write` is called.
 
     Args:
-        fd: the result pipe.
+        fd: gives the result pipe.
         task: tells the running task, as (job, index).
         parents: the parent's levels, for loggers that have none of their own here.
     """
 
-    def __init__(self, fd: int, writing: LockType, task: Callable[[], Any], parents: Levels | None) -> None:
+    def __init__(self, fd: Callable[[], int], writing: LockType, task: Callable[[], Any], parents: Levels | None) -> None:
         self._fd = fd
         self._writing = writing
         self._task = task
@@ -80,7 +80,7 @@ class Records:
     def write(self) -> None:
         """Write what waits. With the lock."""
         while self._waiting:
-            write_frame(self._fd, Kind.LOGGED, 0, self._waiting.popleft())
+            write_frame(self._fd(), Kind.LOGGED, 0, self._waiting.popleft())
 
 
 def _take_over(parents: Levels | None) -> None:

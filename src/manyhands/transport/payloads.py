@@ -26,6 +26,7 @@ __all__ = [
     "encode",
     "initialize",
     "is_by_reference",
+    "load_function",
     "loads",
 ]
 
@@ -103,6 +104,22 @@ def is_by_reference(function: Callable[..., Any]) -> bool:
     except Exception:  # a partial has no name, `<locals>` is no attribute, a proxy may raise anything
         return False
     return found is function
+
+
+def load_function(function: bytes) -> Any:
+    """Take a function out of what `dump_function` has made of it."""
+    try:
+        return loads(function)
+    except ModuleNotFoundError:
+        # Workers start without `site`, which is half of an interpreter's start; but import hooks of editable installs live there.
+        if "site" in sys.modules:
+            raise
+        import site  # see above
+
+        path = list(sys.path)
+        site.main()
+        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
+        return loads(function)
 
 
 def initialize(dumped: bytes, dumped_arguments: bytes) -> None:

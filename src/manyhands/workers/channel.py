@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,16 +27,21 @@ from manyhands.transport.guard import shared_guard
 from manyhands.transport.lines import LineCutter, shared_output
 from manyhands.transport.loop import READ, WRITE, shared_loop
 from manyhands.transport.trees import Tree, shared_feller
-from manyhands.workers.process_child import OFFSET_BITS
+from manyhands.workers.killed import why_killed
+from manyhands.workers.process_child import DUMP_SIGNAL, OFFSET_BITS
 from manyhands.workers.protocol import not_started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from manyhands.core.events import Event
+    from manyhands.transport.loop import Timer
     from manyhands.workers.launching import CleanLauncher, ContextLauncher, Launched
 
 __all__ = ["Channel", "Keeper"]
+
+REOPEN_S = 0.02  # until we look again whether a worker has opened a pipe again that one of its tasks has closed
+DUMP_S = 0.5  # for a worker that never became ready to tell where it is
 
 # NotUnpicklable and its bases, as `types_of` names them: it is dear to import.
 UNLOADABLE_TYPES = (
@@ -65,7 +72,7 @@ class Keeper(Protocol):
 class Channel:
     """The conversation with one worker process."""
 
-    def __init__(self, keeper: Keeper, worker_id: int) -> None:
+    def __init__(self, keeper: Keeper, worker_id: int, start_timeout_s: float | None = None) -> None:
         self.known_functions: dict[int, int] = {}  # number: bytes; see Introductions
         self.known_bytes = 0
         self._keeper = keeper
@@ -82,6 +89,10 @@ class Channel:
         self._paused: set[int] = set()
         self._sequel = Sequel()
         self._capture: ProcessCapture | None = None  # once a batch captures
+        self._start_timeout_s = start_timeout_s
+        self._start_timer: Timer | None = None
+        self._is_ready = False
+        self._is_late = False
 
     # ---- any thread -------------------------------------------------------------------------------------------------------
 
@@ -96,12 +107,11 @@ class Channel:
                 self._unsent.append(memoryview(body))
             if self._launched is None or not was_empty:
                 return
-            self._push()
-            if self._unsent:
+            if self._push() and self._unsent:
                 self._loop.call_soon(self._watch_for_room)
 
-    def _push(self) -> None:
-        """Write what the pipe takes. With the lock."""
+    def _push(self) -> bool:
+        """Write what the pipe takes; False when nobody reads it, for now or for ever. With the lock."""
         assert self._launched is not None
         try:
             while self._unsent:
@@ -114,9 +124,14 @@ class Channel:
                     written -= len(first)
                     self._unsent.popleft()
         except BlockingIOError:
-            pass
+            return True
         except OSError:
-            self._unsent.clear()  # it is dead; its end is an event of its own
+            if self._launched.sentinel is None:
+                self._unsent.clear()  # it is dead; its end is an event of its own
+            else:  # or a task has closed all descriptors, and the worker is about to open them again
+                self._loop.call_at(time.monotonic() + REOPEN_S, self._push_again)
+            return False
+        return True
 
     def capture(self, batch_id: int) -> bytes:
         """Keep what the tasks of this batch write; returns the nonce for their marks. To be called before the batch is sent."""
@@ -200,8 +215,7 @@ class Channel:
             self._unsent.extendleft((memoryview(launched.set_up), memoryview(head)))
             launched.set_up = b""
             self._tree = Tree(launched.pid, launched.mark, self.signal)
-            self._push()
-            has_unsent = bool(self._unsent)
+            has_unsent = self._push() and bool(self._unsent)
         loop = self._loop
         loop.watch(launched.from_child, READ, self._on_results)
         loop.watch(launched.stdout, READ, lambda _: self._on_output(launched.stdout, "stdout"))
@@ -210,8 +224,19 @@ class Channel:
             loop.watch(launched.sentinel, READ, lambda _: self._on_end())
         if has_unsent:
             self._watch_for_room()
+        if self._start_timeout_s is not None:
+            self._start_timer = loop.call_at(time.monotonic() + self._start_timeout_s, self._on_start_late)
         if is_killed():  # meanwhile, and it was not there to be killed
             self.kill()
+
+    def _on_start_late(self) -> None:
+        """The initializer has not returned in time: ask where it is, and end it."""
+        with self._lock:
+            if self._launched is None or self._is_over or self._is_ready:
+                return
+            self._is_late = True
+            os.kill(self._launched.pid, DUMP_SIGNAL)
+        self._loop.call_at(time.monotonic() + DUMP_S, self.kill)
 
     def _report_unlaunched(self, error: Exception) -> None:
         def collect() -> Sequence[Event]:
@@ -229,9 +254,14 @@ class Channel:
         with self._lock:
             if self._is_over or self._launched is None:
                 return
-            self._push()
-            if not self._unsent:
+            if not self._push() or not self._unsent:
                 self._loop.unwatch(self._launched.to_child)
+
+    def _push_again(self) -> None:
+        with self._lock:
+            has_unsent = not self._is_over and self._push() and bool(self._unsent)
+        if has_unsent:
+            self._watch_for_room()
 
     def _on_output(self, fd: int, stream: str) -> None:
         """Take what the worker printed."""
@@ -243,7 +273,7 @@ class Channel:
             except OSError:
                 piece = b""
             if not piece:
-                self._loop.unwatch(fd)
+                self._watch_again(fd, lambda _: self._on_output(fd, stream))
                 return
             self._take_output(stream, piece)
             if shared_output().is_full:
@@ -273,9 +303,21 @@ class Channel:
             self._on_output(launched.stderr, "stderr")
         is_open = self._read_results(launched)
         if not is_open:
-            self._loop.unwatch(launched.from_child)
+            self._watch_again(launched.from_child, self._on_results)
             if launched.sentinel is None:
                 self._on_end()
+
+    def _watch_again(self, fd: int, callback: Callable[[int], None]) -> None:
+        """A pipe has no writer: the worker is dead, or a task has closed all descriptors, and they will be opened again."""
+        # 1. A task closes all descriptors. 2. We see the end of the pipe. 3. The task ends, the worker opens its descriptors
+        # again and sends the result. So a pipe has ended only when the process has.
+        # test_a_task_that_closes_all_descriptors_harms_nobody
+        self._loop.unwatch(fd)
+        self._loop.call_at(time.monotonic() + REOPEN_S, lambda: self._watch_if_open(fd, callback))
+
+    def _watch_if_open(self, fd: int, callback: Callable[[int], None]) -> None:
+        if not self._is_over:
+            self._loop.watch(fd, READ, callback)
 
     def _read_results(self, launched: Launched) -> bool:
         try:
@@ -300,6 +342,9 @@ class Channel:
         if kind == Kind.RETURNED:
             return [BatchReturned(frame_id, int(body))]
         if kind == Kind.READY:
+            self._is_ready = True
+            if self._start_timer is not None:
+                self._start_timer.cancel()
             return [WorkerStarted(self._id)]
         if kind == Kind.LOGGED:
             self._emit(body)
@@ -341,6 +386,9 @@ class Channel:
         for name, fd in (("stdout", launched.stdout), ("stderr", launched.stderr)):
             self._drain(fd, name)
         running, _ = self.running()
+        stack = launched.stack_text()
+        if stack and not self._is_late:
+            self._take_output("stderr", stack.encode())  # where Python's own fault handler writes it
         output = None
         if self._capture is not None:
             output, last_words = self._capture.end(running)
@@ -348,15 +396,13 @@ class Channel:
         for cutter in self._streams.values():
             cutter.end()
         launched.close()
-        end = WorkerEnd(
-            pid=end.pid,
-            exit_status=end.exit_status,
-            signal=end.signal,
-            peak_memory_bytes=end.peak_memory_bytes,
-            stderr_tail=self._streams["stderr"].tail_text(),
-            output=output,
-            reason=f"worker {end.pid} ended before it was ready: {self._streams['stderr'].tail_text() or 'it said nothing'}",
-        )
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+        tail = self._streams["stderr"].tail_text()
+        reason = f"worker {end.pid} ended before it was ready: {tail or 'it said nothing'}"
+        if running is not None:
+            reason = why_killed(end) if end.signal == signal.SIGKILL else ""
+        end = end._replace(stderr_tail=tail, reason=reason, stack=stack, output=output)
         self._sequel.call(lambda: self._keeper.report(lambda: self._bury(end, running)))
 
     def _drain(self, fd: int, name: str, most_reads: int = sys.maxsize) -> None:
@@ -377,6 +423,11 @@ class Channel:
             error = unpack_failure(self._initializer_failure)
             failure = InitializerError(f"the initializer raised {describe(error)}; no task was run")
             failure.__cause__ = error
+            events.append(PoolFailed(failure))
+        elif self._is_late and not self._is_ready:
+            text = f"the initializer had not returned after {self._start_timeout_s:g} s (`start_timeout`); no task was run"
+            failure = InitializerError(f"{text}. It was here:\n{end.stack}" if end.stack else text)
+            failure.stack = end.stack
             events.append(PoolFailed(failure))
         events.append(WorkerEnded(self._id, end, running))
         return events

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.tasks import WorkerEnd
 from manyhands.transport import payloads
 from manyhands.transport.guard import MARK, Guard, shared_guard
-from manyhands.workers.process_child import CELL_BYTES, Child, _prepare_streams
+from manyhands.workers.process_child import CELL_BYTES, WORD_BYTES, Child, _prepare_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,7 @@ class Launched:
         sentinel: a descriptor that becomes readable when the process has ended; None: the end of `from_child` says so.
         mark: what it and its descendants carry in their environment.
         running, since: the two words of shared memory, see `process_child`.
+        stack: what its fault handler has written.
         process: how to wait for it.
         set_up: body of the SETUP frame, which is to be sent before anything else.
     """
@@ -55,6 +56,7 @@ class Launched:
     sentinel: int | None
     running: memoryview[int]
     since: memoryview[float]
+    stack: memoryview[int]
     process: subprocess.Popen[bytes] | BaseProcess
     set_up: bytes
 
@@ -91,12 +93,18 @@ class Launched:
             pid=self.pid, exit_status=code if code >= 0 else None, signal=-code if code < 0 else None, peak_memory_bytes=memory
         )
 
+    def stack_text(self) -> str:
+        """What the fault handler has written; of several reports the last, which is that of the end."""
+        text = bytes(self.stack).partition(b"\0")[0] if self.stack[0] else b""
+        return text[max(0, text.rfind(b"Fatal Python error:")) :].decode("utf-8", "backslashreplace")
+
     def close(self) -> None:
         """Close the descriptors and the shared memory."""
         for fd in self.descriptors():
             os.close(fd)
         self.running.release()
         self.since.release()
+        self.stack.release()
 
 
 class _Pipes:
@@ -116,7 +124,8 @@ class _Pipes:
             self.abandon()
             raise
         self.running = cell[:8].cast("Q")
-        self.since = cell[8:].cast("d")
+        self.since = cell[8:WORD_BYTES].cast("d")
+        self.stack = cell[WORD_BYTES:]
         for fd in (self.to_child, self.from_child):
             _enlarge(fd)
         for fd in (self.to_child, self.from_child, self.control, self.stdout, self.stderr):
@@ -139,8 +148,13 @@ class _Pipes:
 
     @property
     def child_fds(self) -> tuple[int, int, int, int]:
-        """What `process_child.Child` takes."""
+        """The child's descriptors, as `Child` takes them."""
         return self.child_read, self.child_write, self.child_control, self.cell_fd
+
+    @property
+    def parent_ends(self) -> list[int]:
+        """What `Child` takes to open them again."""
+        return [os.getpid(), self.to_child, self.from_child, self.control, -1, self.stdout, self.stderr]
 
     def hand_over(self) -> None:
         """The child has its ends: close them here."""
@@ -165,6 +179,7 @@ class _Pipes:
             _pidfd(pid),
             self.running,
             self.since,
+            self.stack,
             process,
             pickle.dumps(set_up, payloads.PROTOCOL),
         )
@@ -203,7 +218,7 @@ class CleanLauncher:
         mark = shared_guard().new_mark()
         try:
             process = subprocess.Popen(
-                [*self._command, *map(str, pipes.child_fds)],
+                [*self._command, *map(str, pipes.child_fds), *map(str, pipes.parent_ends)],
                 stdin=subprocess.DEVNULL,
                 stdout=pipes.child_stdout,
                 stderr=pipes.child_stderr,
@@ -258,7 +273,7 @@ class ContextLauncher:
             ends.extend(Connection(os.dup(fd)) for fd in child_ends)
             process = self._context.Process(  # type: ignore[attr-defined]
                 target=_live,
-                args=(ends, to_close, Guard.value(mark), self._initializer, self._initargs),
+                args=(ends, to_close, pipes.parent_ends, Guard.value(mark), self._initializer, self._initargs),
                 name="manyhands-worker",
             )
             process.start()
@@ -273,7 +288,12 @@ class ContextLauncher:
 
 
 def _live(
-    ends: list[Any], to_close: list[int], mark: str, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ends: list[Any],
+    to_close: list[int],
+    parent: list[int],
+    mark: str,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
 ) -> None:
     """Be a worker, in a process that multiprocessing has started."""
     os.setsid()
@@ -295,7 +315,7 @@ def _live(
         from manyhands.transport import forwarding  # imports logging, which is there
 
         forwarding.forget_handlers()
-    child = Child(*fds[:4])
+    child = Child(fds[:4], parent)
     child.set_up()
     if initializer is None or child.initialize(lambda: _initialize(initializer, initargs)):
         child.serve()

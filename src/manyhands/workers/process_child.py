@@ -16,6 +16,8 @@ contexts are introduced as functions are. An item is a scalar as it is, or a 1-t
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the module without the underscore imports enum
+import faulthandler
 import os
 import pickle
 import select
@@ -27,7 +29,9 @@ from collections import deque
 
 from manyhands.transport import payloads
 from manyhands.transport.frames import Kind, read_frame, write_frame
+from manyhands.transport.lifelines import CONTROL, READ, STACK, WRITE, Lifelines, tell_faults
 from manyhands.transport.results import FAILED, PICKLED, UNLOADABLE, VALUE, packed_results
+from manyhands.transport.upkeep import Upkeep
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
@@ -38,12 +42,13 @@ if TYPE_CHECKING:
     from manyhands.transport.frames import Frame
     from manyhands.transport.marks import Marker
 
-__all__ = ["CELL_BYTES", "OFFSET_BITS", "Child", "main"]
+__all__ = ["CELL_BYTES", "DUMP_SIGNAL", "OFFSET_BITS", "WORD_BYTES", "Child", "main"]
 
-CELL_BYTES = 16  # two words of shared memory: which task is running, and since when
+WORD_BYTES = 16  # two words of shared memory: which task is running, and since when
+CELL_BYTES = WORD_BYTES + (1 << 16)  # and behind them, what the fault handler writes; pages that are not used take no memory
+DUMP_SIGNAL = _signal.SIGUSR2  # until the worker is ready: tell where the initializer is
 OFFSET_BITS = 24  # the first word is batch id << OFFSET_BITS | offset + 1
 FLUSH_S = 0.005  # results of a batch that takes longer are sent in between
-LAST_WORDS_S = 0.5  # to end the children of tasks, once the parent is dead
 LARGE_BYTES = 1 << 16  # a result of this size is sent at once
 
 ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
@@ -52,17 +57,20 @@ ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
 class Child:
     """The worker's side of the conversation."""
 
-    def __init__(self, read_fd: int, write_fd: int, control_fd: int, cell_fd: int) -> None:
+    def __init__(self, fds: list[int], parent: list[int]) -> None:
         import mmap  # after the fork of multiprocessing's "fork" it is there anyway; a clean worker needs it now
 
         self._pid = os.getpid()
-        self._read_fd = read_fd
-        self._write_fd = write_fd
-        self._control_fd = control_fd
-        cell = memoryview(mmap.mmap(cell_fd, CELL_BYTES))
-        os.close(cell_fd)
+        self._lines = Lifelines(fds, parent)
+        cell_fd = self._lines.fds[STACK]
+        cell = memoryview(mmap.mmap(cell_fd, WORD_BYTES))
         self._running = cell[:8].cast("Q")
         self._since = cell[8:].cast("d")
+        os.lseek(cell_fd, WORD_BYTES, os.SEEK_SET)
+        tell_faults(cell_fd)
+        faulthandler.register(DUMP_SIGNAL, cell_fd, all_threads=True)
+        os.register_at_fork(after_in_child=lambda: tell_faults(2))  # ours is for this process only
+        self._upkeep: Upkeep | None = None
         self._functions: dict[int, Any] = {}
         self._loaded: set[int] = set()
         self._current: tuple[int, deque[Any]] = (0, deque())  # id and pending items of the running batch, in one piece
@@ -85,7 +93,7 @@ class Child:
 
     def set_up(self) -> bytes:
         """Take the SETUP frame; returns the pickled initializer with its arguments, empty when there is none."""
-        frame = read_frame(self._read_fd)
+        frame = read_frame(self._lines.fds[READ])
         if frame is None:
             return b""
         path, argv, authkey, initializer, self._levels = pickle.loads(frame[2])
@@ -110,16 +118,17 @@ class Child:
 
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             self._flush_streams()
-            with self._writing:
-                write_frame(self._write_fd, Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
+            self._send(Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
             return False
         return True
 
     def serve(self) -> None:
         """Run batches until the parent says EXIT, or is gone."""
         start_new_thread(self._assist, ())
-        with self._writing:
-            write_frame(self._write_fd, Kind.READY, 0, b"")
+        faulthandler.unregister(DUMP_SIGNAL)
+        self._lines.keep_standard()
+        self._upkeep = Upkeep()
+        self._send(Kind.READY, 0, b"")
         while True:
             frame = self._next_frame()
             if frame is None or frame[0] == Kind.EXIT:
@@ -129,6 +138,8 @@ class Child:
                 del frame
                 self._run_batch(frame_id, body)
                 del body
+                if not self._look_after():
+                    return  # a new worker takes our place
             elif kind == Kind.FUNCTION:
                 self._functions[frame_id] = body
                 self._loaded.discard(frame_id)
@@ -138,7 +149,7 @@ class Child:
 
     def _next_frame(self) -> Frame | None:
         with self._reading:
-            return self._frames_ahead.popleft() if self._frames_ahead else read_frame(self._read_fd)
+            return self._frames_ahead.popleft() if self._frames_ahead else read_frame(self._lines.fds[READ])
 
     def _run_batch(self, batch_id: int, body: bytes) -> None:
         """The whole engine in one loop: take, run, report."""
@@ -182,6 +193,9 @@ class Child:
         clock = time.monotonic
         running, since = self._running, self._since
         token = self._batch_id << OFFSET_BITS
+        upkeep = self._upkeep
+        assert upkeep is not None
+        touched = upkeep.touched
         take = pending.popleft
         offset -= 1
         now = clock()
@@ -226,8 +240,12 @@ class Child:
                 item = value = None
                 failure = (pack_failure(error, hide_frames=1), types_of(error))
                 put((FAILED if loaded else UNLOADABLE, failure, now := clock()))
+            if touched:
+                self._leave_if_forked()
+                upkeep.restore_touched()
             if now > self._flush_at and pending:
                 self._flush()
+                self._look_after()
                 self._flush_at = now + FLUSH_S
             if fresh:
                 return offset + 1
@@ -261,17 +279,19 @@ class Child:
     def _load_function(self, function_id: int) -> Any:
         if function_id in self._loaded:
             return self._functions[function_id]
-        function = _load(self._functions[function_id])
+        function = payloads.load_function(self._functions[function_id])
         self._functions[function_id] = function
         self._loaded.add(function_id)
         if self._records is None and "logging" in sys.modules:
             self._forward_records()
+        if self._upkeep is not None:
+            self._upkeep.accept()
         return function
 
     def _forward_records(self) -> None:
         from manyhands.transport.forwarding import Records  # imports logging, which only some tasks use
 
-        self._records = Records(self._write_fd, self._writing, self._task, self._levels)
+        self._records = Records(lambda: self._whole(WRITE), self._writing, self._task, self._levels)
 
     def _task(self) -> tuple[int, int] | None:
         offset = (self._running[0] & ((1 << OFFSET_BITS) - 1)) - 1
@@ -281,8 +301,7 @@ class Child:
 
     def _flush(self) -> None:
         """Send what has ended."""
-        if os.getpid() != self._pid:
-            os._exit(0)  # a task has forked, and its child came back here: it shall not answer in our name
+        self._leave_if_forked()
         self._flush_streams()
         with self._writing:
             if self._records is not None:
@@ -290,7 +309,37 @@ class Child:
             ended = [self._ended.popleft() for _ in range(len(self._ended))]
             if ended:
                 results, self._batch_began = packed_results(ended, self._batch_began, wants_times=self._wants_times)
-                write_frame(self._write_fd, Kind.PROGRESSED, self._batch_id, pickle.dumps(results, payloads.PROTOCOL))
+                fd = self._whole(WRITE)
+                write_frame(fd, Kind.PROGRESSED, self._batch_id, pickle.dumps(results, payloads.PROTOCOL))
+
+    def _leave_if_forked(self) -> None:
+        """A task has forked, and its child came back here: it shall neither go on with our work nor answer in our name."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _send(self, kind: int, frame_id: int, body: bytes) -> None:
+        with self._writing:
+            write_frame(self._whole(WRITE), kind, frame_id, body)
+
+    def _whole(self, role: int) -> int:
+        """The number of a descriptor, which is ours for sure: what a task has closed is opened again."""
+        lines = self._lines
+        if not lines.is_whole(role) and not lines.mend():
+            os.write(2, b"manyhands: a task has closed the descriptors of its worker, which therefore ends\n")
+            os._exit(1)
+        return lines.fds[role]
+
+    def _look_after(self) -> bool:
+        """Put back what tasks have changed in this process; False when that cannot be done."""
+        assert self._upkeep is not None
+        lines = self._lines
+        try:
+            lines.restore_standard()
+            self._upkeep.restore()
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            return False
+        return lines.is_whole(READ) or lines.mend()
 
     @staticmethod
     def _flush_streams() -> None:
@@ -306,11 +355,13 @@ class Child:
     def _assist(self) -> None:
         while True:
             try:
-                frame = read_frame(self._control_fd)
+                frame = read_frame(self._whole(CONTROL))
             except OSError:
-                frame = None  # a task has closed all descriptors
+                continue  # a task has closed all descriptors in this very moment
             if frame is None:
-                self._die_with_parent()
+                from manyhands.transport.orphaned import die_with_parent  # only now
+
+                die_with_parent(self._pid)
             elif frame[0] == Kind.RECALL:
                 self._give_back(frame[1])
 
@@ -340,9 +391,10 @@ class Child:
 
     def _read_ahead(self) -> None:
         poll = select.poll()
-        poll.register(self._read_fd, select.POLLIN)
+        fd = self._whole(READ)
+        poll.register(fd, select.POLLIN)
         while poll.poll(0):
-            frame = read_frame(self._read_fd)
+            frame = read_frame(fd)
             self._frames_ahead.append(frame)
             if frame is None:
                 return
@@ -358,48 +410,13 @@ class Child:
         self._frames_ahead.extend(kept)
 
     def _return(self, batch_id: int, count: int) -> None:
-        with self._writing:
-            write_frame(self._write_fd, Kind.RETURNED, batch_id, str(count).encode())
-
-    def _die_with_parent(self) -> None:
-        import signal  # only now
-
-        if os.getpgid(0) == self._pid == os.getpid():
-            # In a thread, since an import waits for as long as a task is in the middle of importing the same module.
-            done = allocate_lock()
-            done.acquire()
-            start_new_thread(self._kill_descendants, (done,))
-            done.acquire(timeout=LAST_WORDS_S)
-            os.killpg(self._pid, signal.SIGKILL)
-        os._exit(1)
-
-    def _kill_descendants(self, done: Any) -> None:
-        try:
-            from manyhands.transport.trees import kill_descendants  # only now
-
-            kill_descendants(self._pid)
-        finally:
-            done.release()
-
-
-def _load(function: bytes) -> Any:
-    try:
-        return payloads.loads(function)
-    except ModuleNotFoundError:
-        # Workers start without `site`, which is half of an interpreter's start; but import hooks of editable installs live there.
-        if "site" in sys.modules:
-            raise
-        import site  # see above
-
-        path = list(sys.path)
-        site.main()
-        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
-        return payloads.loads(function)
+        self._send(Kind.RETURNED, batch_id, str(count).encode())
 
 
 def main(arguments: list[str]) -> None:
-    """Be a worker: `arguments` are the numbers of the descriptors that `Child` takes."""
-    child = Child(*map(int, arguments))
+    """Be a worker: `arguments` are what `Lifelines` takes, the four descriptors of `Child` first."""
+    numbers = list(map(int, arguments))
+    child = Child(numbers[:4], numbers[4:])
     _prepare_streams()
     initializer = child.set_up()
     if not initializer or child.initialize(lambda: payloads.initialize(*pickle.loads(initializer))):
@@ -407,9 +424,6 @@ def main(arguments: list[str]) -> None:
 
 
 def _prepare_streams() -> None:
-    import faulthandler  # tells in the parent's error where a segfault was
-
-    faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         # Whole lines leave at once, though it is no terminal; and what a task prints may be anything.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]

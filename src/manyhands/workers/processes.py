@@ -18,6 +18,7 @@ from manyhands.transport.loop import shared_loop
 from manyhands.transport.trees import Feller
 from manyhands.workers.channel import Channel
 from manyhands.workers.introductions import Introductions, keyed
+from manyhands.workers.killed import remember_oom_kills
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
 from manyhands.workers.protocol import CallStyle, Unsendable, Work, WorkerProcess, not_started
 
@@ -47,7 +48,9 @@ class ProcessWorkers:
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         mp_context: BaseContext | None = None,
+        start_timeout_s: float | None = None,
     ) -> None:
+        self._start_timeout_s = start_timeout_s
         if mp_context is None:
             self._launcher: CleanLauncher | ContextLauncher | None = CleanLauncher(_dumped_initializer(initializer, initargs))
         else:
@@ -110,7 +113,8 @@ class ProcessWorkers:
             except (OSError, RuntimeError) as error:
                 return [WorkerEnded(worker_id, not_started(error))]
             self._uses_loop = True
-        channel = Channel(self, worker_id)
+            remember_oom_kills()
+        channel = Channel(self, worker_id, self._start_timeout_s)
         self._channels[worker_id] = channel
         launcher = self._launcher
         assert launcher is not None, "a closed kind starts no worker"
