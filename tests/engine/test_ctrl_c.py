@@ -191,6 +191,24 @@ def test_a_signal_handler_may_stop_commands_wherever_it_interrupts_one() -> None
         assert engine.wait(PATIENCE_S)
 
 
+def test_an_event_that_comes_at_the_end_of_a_turn_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    with Pool("thread", 1) as pool:
+        pool.submit(gate.wait, PATIENCE_S)
+        waiting = pool.submit(abs, -1)
+        set_timer = pool.engine._set_timer
+
+        def interrupted_after(*_: object) -> None:
+            set_timer()
+            monkeypatch.setattr(pool.engine, "_set_timer", set_timer)
+            waiting.cancel()  # as a signal handler would
+
+        monkeypatch.setattr(pool.engine, "_set_timer", interrupted_after)
+        pool.engine.feed(TimePassed())
+        assert waiting.cancelled()
+        gate.set()
+
+
 # ---- the serial kind ----------------------------------------------------------------------------------------------------------
 
 

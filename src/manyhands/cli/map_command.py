@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
+from _thread import start_new_thread
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -206,12 +208,12 @@ class _Map:
         self._stream.stop_drawing()
         self._pool.engine.feed(JobCancelled(self._stream.job_id, 0.0))
         if self._pool.kind != "process":
-            timer = threading.Timer(GRACE_S, self._leave)
-            timer.daemon = True
-            timer.start()
+            # Not a Thread: a signal handler may come while the main thread starts one, and would wait for its own lock.
+            start_new_thread(self._leave, ())
 
     def _leave(self) -> None:
         """End the program although functions run on in its threads."""
+        time.sleep(GRACE_S)
         # Not while a record is being written: it would be torn. But a reader that has stopped reading keeps nobody here.
         self._writing.acquire(timeout=GRACE_S)
         if not self._is_over:

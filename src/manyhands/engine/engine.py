@@ -282,30 +282,39 @@ class Engine:
                 interrupts.let_go()
 
     def _turn(self, events: Sequence[ev.Event], deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
+        self._inbox.extend(events)
         try:
-            self._is_turning = True
-            self._inbox.extend(events)
-            while self._inbox or self._set_timer():
-                event = self._inbox.popleft()
-                now = time.monotonic()
-                if self.observer is not None:
-                    self.observer(event, now)
-                if type(event) is ev.PoolFailed:
-                    self.failure = event.error
-                for action in self._scheduler.handle(event, now):
-                    self._inbox.extend(self._perform(action, deliveries))
-                if self.failure is None:
-                    self.failure = self._scheduler.failure
-            if self._memory is not None:
-                self._memory.turned(is_busy=bool(self._scheduler.batches))
-            if self._closed and not self._ender and self._scheduler.is_over:
-                self._end()
+            # 1. The inbox is empty, and this turn nearly over. 2. A signal handler comes to `feed`, and leaves an event, since
+            # `_is_turning` is still set. 3. Nobody else may ever come. So look again, once whoever comes helps himself.
+            # test_an_event_that_comes_at_the_end_of_a_turn_is_taken
+            while self._inbox:
+                self._is_turning = True
+                self._empty_inbox(deliveries)
+                self._is_turning = False
         except BaseException as error:  # of ours; or of a signal handler of the program's, which has left half of a change
             self._collapse(error)
             if not isinstance(error, Exception):
                 raise
         finally:
             self._is_turning = False
+
+    def _empty_inbox(self, deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
+        while self._inbox:
+            event = self._inbox.popleft()
+            now = time.monotonic()
+            if self.observer is not None:
+                self.observer(event, now)
+            if type(event) is ev.PoolFailed:
+                self.failure = event.error
+            for action in self._scheduler.handle(event, now):
+                self._inbox.extend(self._perform(action, deliveries))
+            if self.failure is None:
+                self.failure = self._scheduler.failure
+        self._set_timer()
+        if self._memory is not None:
+            self._memory.turned(is_busy=bool(self._scheduler.batches))
+        if self._closed and not self._ender and self._scheduler.is_over:
+            self._end()
 
     def _perform(self, action: ev.Action, deliveries: list[tuple[Sink, ev.Deliver]]) -> Sequence[ev.Event]:
         workers = self._workers
@@ -370,11 +379,10 @@ class Engine:
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 
-    def _set_timer(self) -> bool:
-        """True when that could not be done, and an event tells so."""
+    def _set_timer(self) -> None:
         deadline = self._scheduler.next_deadline
         if deadline is None or self._ended.is_set() or self._ender or (self._timer is not None and self._timer.at <= deadline):
-            return False
+            return
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is None:
@@ -383,10 +391,9 @@ class Engine:
                 loop.acquire()
             except (OSError, RuntimeError):  # no descriptor left just now
                 self._ring_without_loop(deadline)
-                return bool(self._inbox)
+                return
             self._loop = loop
         self._timer = self._loop.call_at(deadline, self._ring)
-        return False
 
     def _ring_without_loop(self, deadline: float) -> None:
         self._timer = timer = Timer(deadline, self._ring)
