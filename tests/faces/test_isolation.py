@@ -33,6 +33,7 @@ def change_folder_unseen() -> None:
     import posix
 
     posix.chdir("/")
+    time.sleep(0.01)  # a look is taken after 2 ms
 
 
 def change_environment() -> None:

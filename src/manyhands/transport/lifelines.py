@@ -26,12 +26,12 @@ class Lifelines:
         fds: those with the first four numbers above. They are moved, and closed where they were.
         parent: the pid of the parent, and its ends of READ, WRITE, CONTROL, STACK (it has none), OUT and ERR.
 
-    `fds` has the present numbers. `_mending` is held while they change.
+    `fds` has the present numbers, as a rule none below `lowest`. `_mending` is held while they change.
     """
 
     def __init__(self, fds: list[int], parent: list[int]) -> None:
         self._parent_pid, *self._parent_fds = parent
-        self._next = min(os.sysconf("SC_OPEN_MAX"), HIGHEST) - ROOM
+        self.lowest = min(os.sysconf("SC_OPEN_MAX"), HIGHEST) - ROOM
         self.fds = [self._raised(fd) for fd in fds]
         self._identities = [_identity(fd) for fd in self.fds]
         self._standard: list[tuple[int, int] | None] = [None] * 3
@@ -96,7 +96,7 @@ class Lifelines:
 
     def _raised(self, fd: int) -> int:
         """Give it a high number that is free."""
-        for number in range(self._next, self._next + ROOM):
+        for number in range(self.lowest, self.lowest + ROOM):
             if _identity(number) is None:
                 try:
                     os.dup2(fd, number, inheritable=False)

@@ -25,6 +25,7 @@ __all__ = ["Feller", "Tree", "kill_descendants", "shared_feller"]
 MOST_ROUNDS = 30  # something that forks faster than we look is stopped in the first two or three; a limit on everything
 BLANK_ROUNDS = 3  # an environment reads as empty for the instant of an execve; for others it is empty for good
 BLANK_S = 0.001
+GATHER_S = 0.05  # what ended workers have left can wait a little, until others have ended, too
 IDLE_S = 0.2  # then the thread ends
 HAS_PROC = os.path.isdir("/proc/self")
 
@@ -69,6 +70,7 @@ class Feller:
         self._lock = threading.Lock()
         self._waiting: list[tuple[Callable[[list[Tree]], None], Tree]] = []
         self._has_work = threading.Event()
+        self._is_urgent = threading.Event()
         self._thread: threading.Thread | None = None
 
     def fell(self, tree: Tree) -> None:
@@ -103,6 +105,8 @@ class Feller:
         with self._lock:
             self._waiting.append((act, tree))
             self._has_work.set()
+            if act is not sweep:
+                self._is_urgent.set()
             if self._thread is not None:
                 return
             thread = threading.Thread(target=self._run, name="manyhands-feller", daemon=True)
@@ -121,12 +125,14 @@ class Feller:
                 if not self._waiting:
                     self._thread = None
                     return
+            self._is_urgent.wait(GATHER_S)
             self._do_waiting()
 
     def _do_waiting(self) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
             self._has_work.clear()
+            self._is_urgent.clear()
         for act in (terminate, fell, sweep):
             trees = [tree for wanted, tree in waiting if wanted is act]
             if trees:
