@@ -100,6 +100,7 @@ def change_interpreter() -> None:
 
 def change_locale() -> None:
     locale.setlocale(locale.LC_ALL, "C" if locale.setlocale(locale.LC_ALL) != "C" else "C.UTF-8")
+    time.sleep(0.01)  # as above
 
 
 def change_socket_timeout() -> None:

@@ -129,6 +129,7 @@ class Upkeep:
             and os.environ is self._environ
             and sys.getrecursionlimit() == self._recursion
             and gc.isenabled() is self._collects
+            and _socket_timeout() == self._socket_s
         )
 
     def restore(self) -> None:
