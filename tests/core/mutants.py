@@ -171,7 +171,7 @@ MUTANTS = [
     Mutant(
         "a delayed task is in the backlog too",
         "workload",
-        "            del job.delayed[span]\n            job.move(1, State.DELAYED, State.READY",
+        "            del job.delayed[span.start]\n            job.move(1, State.DELAYED, State.READY",
         "            job.move(1, State.DELAYED, State.READY",
     ),
     Mutant(
@@ -196,7 +196,7 @@ MUTANTS = [
     Mutant(
         "delayed tasks survive a cancel",
         "workload",
-        "        for span in job.delayed:\n            self._drop",
+        "        for span in job.delayed.values():\n            self._drop",
         "        for span in ():\n            self._drop",
     ),
     Mutant(

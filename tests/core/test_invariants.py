@@ -33,7 +33,7 @@ def busy_pool() -> ScriptedPool:
 
 
 def add_elsewhere(it: CheckedScheduler) -> None:
-    it.jobs[1].delayed[Span(1, [0], tries=Tries())] = None
+    it.jobs[1].delayed[1] = Span(1, [0], tries=Tries())
     it.jobs[1].counts[State.DELAYED] += 1
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from manyhands.core import events as ev
 from manyhands.core.scheduler import Scheduler
-from manyhands.core.tasks import Batch, Policy, Success
+from manyhands.core.tasks import Batch, Failure, Policy, Success
 
 BATCH_SIZE = 100
 TASK_S = 0.001
@@ -77,6 +77,24 @@ def calls_of(work: Callable[[], None]) -> int:
     return count
 
 
+def lines_of(work: Callable[[], None]) -> int:
+    """How many lines `work` runs, each turn of a loop counted."""
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
 def calls_per_task(tasks: int, workers: int, **policy: Any) -> float:
     driver = Driver(workers, **policy)
     driver.add(workers)  # everybody is up and busy
@@ -125,4 +143,26 @@ def test_cancelling_a_waiting_task_costs_the_same_among_few_and_many(order: str)
                 driver.handle(ev.TaskCancelled(1, index))
 
         costs.append(calls_of(cancel) / count)
+    assert max(costs) == pytest.approx(min(costs), rel=0.2), costs
+
+
+def test_cancelling_a_delayed_task_costs_the_same_among_few_and_many() -> None:
+    costs = []
+    for count in (10**2, 10**4):
+        driver = Driver(1, batch_size=1, retries=1, retry_delay_s=3600.0)
+        driver.add(count)
+        while driver.batches:
+            batch = driver.batches.popleft()
+            driver.handle(ev.BatchProgressed(batch.id, [Failure(None, 0.0, 0.0)]))
+        job = driver.scheduler.jobs[1]
+        indexes = random.Random(7).sample(range(count), count)
+        assert all(job.waits(index) for index in indexes)
+
+        def cancel(driver: Driver = driver, indexes: list[int] = indexes) -> None:
+            for index in indexes:
+                driver.handle(ev.TaskCancelled(1, index))
+
+        costs.append(lines_of(cancel) / count)
+        assert not job.unfinished
+        assert not any(job.waits(index) for index in indexes[:10])
     assert max(costs) == pytest.approx(min(costs), rel=0.2), costs

@@ -67,7 +67,7 @@ def story_of(scheduler: Scheduler) -> str:
     for job in scheduler.jobs.values():
         counts = ", ".join(f"{state}: {count}" for state, count in job.counts.items() if count)
         waiting = ", ".join(f"{span.start}:{span.stop} {span.tries[:2]}" for span in job.backlog)
-        delayed = ", ".join(f"{span.start}" for span in job.delayed)
+        delayed = ", ".join(map(str, job.delayed))
         waiting += f" without {sorted(job.skipped)}" if job.skipped else ""
         flags = f"closed {job.closed}, cancelled {job.cancelled}, untaken {job.untaken}"
         lines.append(f"job {job.id}: {counts or 'empty'}; {flags}; backlog [{waiting}]; delayed [{delayed}]")
@@ -100,14 +100,14 @@ def _check_places(scheduler: Scheduler, job: Job) -> None:
     stopping = sum(batch.id in stops for batch in mine)
     seen = {
         State.READY: sum(len(span.items) for span in job.backlog) - len(job.skipped),
-        State.DELAYED: sum(len(span.items) for span in job.delayed),
+        State.DELAYED: sum(len(span.items) for span in job.delayed.values()),
         State.RUNNING: sum(batch.left for batch in mine) - stopping,
         State.STOPPING: stopping,
     }
     counted = {state: job.counts[state] for state in seen}
     if seen != counted:
         raise _broken("I1", f"job {job.id} counts {counted}, but there are {seen}", scheduler)
-    places = [(span.start, span.stop) for span in (*job.backlog, *job.delayed)]
+    places = [(span.start, span.stop) for span in (*job.backlog, *job.delayed.values())]
     places += [(batch.start + batch.done, batch.start + len(batch.items)) for batch in mine]
     inside = {index for span in job.backlog for index in range(span.start + 1, span.stop - 1)} if job.skipped else set()
     if not job.skipped <= inside:
@@ -225,7 +225,7 @@ def _check_timers(scheduler: Scheduler) -> None:
     spans = {id(timer.span) for timer in timers if isinstance(timer, DelayOver)}
     late = {timer.batch_id for timer in timers if isinstance(timer, BatchIsLate)}
     for job in scheduler.jobs.values():
-        lost = [span.start for span in job.delayed if id(span) not in spans]
+        lost = [index for index, span in job.delayed.items() if id(span) not in spans]
         if lost:
             raise _broken("I7", f"tasks {lost} of job {job.id} are DELAYED without a timer", scheduler)
     for worker in scheduler.crew:

@@ -28,7 +28,7 @@ class Job:
     Attributes:
         backlog: tasks that are READY, in the order in which they will be sent.
         skipped: tasks in the middle of the backlog's spans that were cancelled, and are there no more.
-        delayed: spans of tasks that are DELAYED, each behind a timer of the scheduler.
+        delayed: the tasks that are DELAYED, each a span of its own behind a timer of the scheduler, by index.
         counts: tasks in each state.
         grace_s: between SIGTERM and SIGKILL for what is stopped: the policy's, or what the one who cancelled said.
         untaken: tasks with an outcome that the consumer has not taken.
@@ -63,7 +63,7 @@ class Job:
         self.sizer = BatchSizer(policy.batch_size)
         self.backlog: deque[Span] = deque()
         self.skipped: set[int] = set()
-        self.delayed: dict[Span, None] = {}  # a set that keeps its order
+        self.delayed: dict[int, Span] = {}
         self.counts = dict.fromkeys(State, 0)
         self.untaken = 0
         self.closed = False
@@ -150,6 +150,10 @@ class Job:
         while span.stop - 1 in skipped:
             skipped.remove(span.stop - 1)
             span.items.pop()
+
+    def waits(self, index: int) -> bool:
+        """True when a task is READY or DELAYED."""
+        return index in self.delayed or any(span.start <= index < span.stop for span in self.backlog)
 
     def remove(self, index: int) -> Tries | None:
         """Take one READY task out of the backlog, and tell what was tried of it; None when it is not there.

@@ -430,5 +430,5 @@ class Scheduler:
             return timer.batch_id in self.batches
         if isinstance(timer, DelayOver):
             job = self.jobs.get(timer.job_id)
-            return job is not None and timer.span in job.delayed
+            return job is not None and job.delayed.get(timer.span.start) is timer.span
         return True

@@ -67,8 +67,7 @@ class Workload:
             self._drop(job, index, 1, State.READY, State.CANCELLED, None, tries)
             if not job.backlog:
                 self.turns.leave(job)
-        elif (span := next((span for span in job.delayed if span.start == index), None)) is not None:
-            del job.delayed[span]
+        elif (span := job.delayed.pop(index, None)) is not None:
             self._drop(job, index, 1, State.DELAYED, State.CANCELLED, None, span.tries)
         else:
             return False
@@ -91,7 +90,7 @@ class Workload:
         self.turns.leave(job)
         for span in job.drop_backlog():
             self._drop(job, span.start, len(span.items), State.READY, state, result, span.tries)
-        for span in job.delayed:
+        for span in job.delayed.values():
             self._drop(job, span.start, len(span.items), State.DELAYED, state, result, span.tries)
         job.delayed.clear()
 
@@ -141,7 +140,7 @@ class Workload:
         delay_s = job.policy.delay_before(tries.charged + 1, start)
         if delay_s > 0:
             job.move(1, before, State.DELAYED, at=start)
-            job.delayed[span] = None
+            job.delayed[start] = span
             self._timers.add(now + delay_s, DelayOver(job.id, span))
         else:
             job.move(1, before, State.READY, at=start)
@@ -168,8 +167,8 @@ class Workload:
     def delay_over(self, job_id: int, span: Span) -> None:
         """A task may have its next try, if it still waits for it."""
         job = self.jobs.get(job_id)
-        if job is not None and span in job.delayed:
-            del job.delayed[span]
+        if job is not None and job.delayed.get(span.start) is span:
+            del job.delayed[span.start]
             job.move(1, State.DELAYED, State.READY, at=span.start)
             job.put_first(span)
             self.turns.join(job)

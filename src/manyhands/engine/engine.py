@@ -132,7 +132,7 @@ class Engine:
         """True when the task has not been handed to a worker."""
         with self._lock:
             job = self._scheduler.jobs.get(job_id)
-            return job is not None and any(span.start <= index < span.stop for span in (*job.backlog, *job.delayed))
+            return job is not None and job.waits(index)
 
     def work_here(self) -> bool:
         """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
