@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -336,3 +337,26 @@ def test_a_signal_while_an_item_is_in_hand_ends_the_source(before: dict[int, obj
         assert next(watched) == 0
         signal.raise_signal(signal.SIGTERM)
         assert list(watched) == []
+
+
+def test_a_signal_that_is_noted_just_before_a_long_wait_is_handled(before: dict[int, object]) -> None:
+    asleep = threading.Event()
+
+    def source() -> Iterator[int]:
+        asleep.set()
+        time.sleep(HANGS_S)
+        yield 1
+
+    def send() -> None:
+        asleep.wait(HANGS_S)
+        time.sleep(0.1)
+        # To this thread: it is noted for the main thread, whose wait goes on as if it had been noted just before.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    calls = Calls()
+    with Interrupts(calls.stop, calls.kill) as watch, pytest.raises(SourceInterrupted):
+        next(watch.watch_source(source()))
+    sender.join()
+    assert (calls.stopped, calls.killed, watch.received) == (1, 0, signal.SIGTERM)

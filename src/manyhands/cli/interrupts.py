@@ -5,7 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import threading
+import time
 from typing import TYPE_CHECKING
+
+from manyhands.transport.loop import READ, shared_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Interrupts", "SourceInterrupted"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NUDGE_S = 0.1  # a busy main thread looks for signals some hundred times a second
 
 
 class SourceInterrupted(Exception):
@@ -34,8 +39,10 @@ class Interrupts:
         self._kill = kill
         self._in_source = False
         self._before: dict[int, Any] = {}
+        self._nudger = _Nudger()
 
     def __enter__(self) -> Self:
+        self._nudger.begin()
         for number in SIGNALS:
             before = signal.getsignal(number)
             # Somebody who starts us with a signal ignored (nohup, a shell's background) wants it ignored.
@@ -45,6 +52,7 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._nudger.end()
         if self.received is None:
             for number, before in self._before.items():
                 signal.signal(number, before)
@@ -78,7 +86,10 @@ class Interrupts:
         return 128 + (self.received or 0)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._nudger.handled += 1
         if self.received is not None:
+            if self._nudger.is_echo():
+                return
             self._kill()
             os._exit(128 + number)  # at once, whatever else is going on: that is what the second time means
         self.received = signal.Signals(number)
@@ -86,3 +97,67 @@ class Interrupts:
         if self._in_source:
             self._in_source = False
             raise SourceInterrupted
+
+
+class _Nudger:
+    """Sees to it that signals are handled soon.
+
+    Python handles them in the main thread, between two instructions. 1. The main thread is about to wait, in `time.sleep` of a
+    task, say. 2. A signal is noted. 3. The wait begins, and the signal is handled when it is over. So the note wakes the I/O loop
+    as well, which sends the signal to the main thread again, until it has been handled.
+    test_a_signal_that_is_noted_just_before_a_long_wait_is_handled
+
+    Attributes:
+        handled: how many times the handler was called.
+    """
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self._loop = shared_loop()
+        self._fds: tuple[int, int] = (-1, -1)
+        self._fd_before = -1
+        self._own = 0  # signals of ours that were not noted yet
+        self._has_nudged = False
+
+    def begin(self) -> None:
+        """Look at what is noted. In the main thread."""
+        self._loop.acquire()
+        self._fds = read_fd, write_fd = os.pipe()
+        for fd in self._fds:
+            os.set_blocking(fd, False)
+        self._loop.call_soon(lambda: self._loop.watch(read_fd, READ, self._on_note))
+        self._fd_before = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+
+    def end(self) -> None:
+        """Stop looking."""
+        signal.set_wakeup_fd(self._fd_before)
+        self._loop.call_soon(self._close)
+        self._loop.release()
+
+    def is_echo(self) -> bool:
+        """True when the handler was called once more only because of us."""
+        has_nudged, self._has_nudged = self._has_nudged, False
+        return has_nudged
+
+    def _close(self) -> None:
+        self._loop.unwatch(self._fds[0])
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = (-1, -1)
+
+    def _on_note(self, _: int) -> None:
+        for number in os.read(self._fds[0], 4096):
+            if self._own:
+                self._own -= 1
+            elif number in SIGNALS:
+                self._check_later(number, self.handled)
+
+    def _check_later(self, number: int, handled: int) -> None:
+        self._loop.call_at(time.monotonic() + NUDGE_S, lambda: self._check(number, handled))
+
+    def _check(self, number: int, handled: int) -> None:
+        if self.handled == handled and self._fds[0] >= 0:
+            self._own += 1
+            self._has_nudged = True
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+            self._check_later(number, handled)
