@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.tasks import Policy
 from manyhands.engine.cpus import cpu_count
 from manyhands.engine.engine import Engine
-from manyhands.engine.futures import SubmissionsByPolicy
+from manyhands.engine.submitting import SubmissionsByPolicy
 from manyhands.engine.waiting import Need, Waiting, one_deeper
 from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
-from manyhands.nested import know_pool
+from manyhands.nested import Travels, know_pool
 from manyhands.observe.progress import open_progress
 from manyhands.policies import check_max_tasks, check_max_workers, check_start_timeout, policy_of
 from manyhands.pool_options import Options
@@ -55,7 +55,7 @@ NESTING = 1000  # how deep a task of a serial pool may submit to its own pool an
 _numbers = itertools.count(1)
 
 
-class Pool(Executor):
+class Pool(Travels, Executor):
     """Runs calls on threads, on processes, or on nothing at all, with one set of promises (docs/guarantees.md).
 
     A worker's death costs the task that it was running; the pool is never "broken". Nothing is started before it is needed.
@@ -64,8 +64,7 @@ class Pool(Executor):
         kind: "thread": shares your memory, best where tasks wait for I/O or release the GIL. "process": uses all cores for Python
             code, can be stopped and may crash; arguments and results are pickled, lambdas and functions of `__main__` are fine.
             "serial": runs each task in the thread that waits for it.
-        max_workers: None: as many CPUs as this process may use (affinity, cgroup quota, `PYTHON_CPU_COUNT`); for threads 4
-            more, and 32 at most.
+        max_workers: None: as many CPUs as this process may use (see `cpu_count`); for threads 4 more, and 32 at most.
         initializer, initargs: called in each worker before its first task. Should it raise, every task fails with
             `InitializerError`; the kind "serial" calls it here and now.
         max_tasks_per_child: a worker process is replaced after so many tasks.
@@ -130,6 +129,10 @@ class Pool(Executor):
         else:
             raise UsageError(f"kind must be 'thread', 'process' or 'serial', not {kind!r}")
         self._begin(workers, limit, max_tasks_per_worker=max_tasks_per_child, threads=threads, memory_limits=limits)
+        if kind == "process":
+            from manyhands.lending import lend  # keeps the start of thread-only programs fast
+
+            lend(self, f"{type(self).__name__}-{next(_numbers)}")
 
     def _begin(
         self,
@@ -193,8 +196,7 @@ class Pool(Executor):
 
         Args:
             timeout: seconds for each try, from its own start. A process is killed, and the others go on; a thread cannot be
-            stopped:
-                its caller is freed and the slot stays taken.
+                stopped: its caller is freed and the slot stays taken.
             retries: further tries after a failure, a time-out or a crash. Threads: a time-out is final, since the try still runs.
             retry_on: what `retries` covers: exception classes, "error", "crash", "timeout", or a tuple of these. A class covers
                 what `except` would catch by it, `WorkerCrashed` and `TaskTimeout` included. None: everything.
@@ -257,8 +259,7 @@ class Pool(Executor):
 
         Raises:
             TaskTimeout, WorkerCrashed: after the last try. Whatever `fn` raises is raised as it is. What an iterable raises is
-            raised
-                after the results of the items before it.
+                raised after the results of the items before it.
         """
         if errors not in ("raise", "return", "skip"):
             raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
@@ -351,8 +352,7 @@ class Pool(Executor):
             with Waiting([Need(self.workers)]):
                 self.engine.wait()
                 for thread in list(self._threads):
-                    if thread.is_alive():
-                        thread.join()
+                    thread.join()
 
     def kill(self) -> None:
         """End all worker processes at once, whatever they are doing. Nothing more can be submitted."""

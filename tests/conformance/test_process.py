@@ -9,6 +9,8 @@ from manyhands.testing.isolation import IsolationSuite
 
 
 class TestProcess(IsolationSuite):
+    nests = True
+
     def make_pool(self, max_workers: int = 2) -> Pool:
         return ProcessPool(max_workers)
 
@@ -17,6 +19,8 @@ class TestProcess(IsolationSuite):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 class TestProcessThatWasForked(IsolationSuite):
     """Workers that a context of multiprocessing starts keep the same promises."""
+
+    nests = True
 
     def make_pool(self, max_workers: int = 2) -> Pool:
         return ProcessPool(max_workers, multiprocessing.get_context("fork"))

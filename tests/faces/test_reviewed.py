@@ -14,7 +14,7 @@ import pytest
 
 import manyhands
 from manyhands import ProcessPool, ThreadPool
-from manyhands.engine.futures import OPEN_POLICIES
+from manyhands.engine.submitting import OPEN_POLICIES
 from programs import Programs, python_args
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_options_that_were_closed_for_others_can_be_used_and_cancelled_as_before
 
 
 def test_many_threads_with_many_different_options_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manyhands.engine.futures.OPEN_POLICIES", 2)
+    monkeypatch.setattr("manyhands.engine.submitting.OPEN_POLICIES", 2)
     with ThreadPool(2) as pool, ThreadPool(4) as users:
 
         def use(number: int) -> list[int]:

@@ -134,6 +134,13 @@ class Engine:
             job = self._scheduler.jobs.get(job_id)
             return job is not None and job.waits(index)
 
+    def place_of(self, batch_id: int) -> tuple[int, int, int] | None:
+        """Job, index of the first task, and depth of nesting of a batch that is with a worker; None when it is over."""
+        with self._lock:
+            batch = self._scheduler.batches.get(batch_id)
+            job = self._scheduler.jobs.get(batch.job_id) if batch is not None else None
+            return (batch.job_id, batch.start, job.policy.depth) if batch is not None and job is not None else None
+
     def work_here(self) -> bool:
         """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
         workers = self._workers
@@ -217,7 +224,10 @@ class Engine:
     def check_usable(self) -> None:
         """Raise RuntimeError when nothing more can be added, and say why."""
         if self.is_foreign:
-            raise RuntimeError("this pool belongs to the process that this one was forked from; open a pool of your own here")
+            raise RuntimeError(
+                "this pool belongs to the process that this one was forked from; open a pool of your own here, or use"
+                " manyhands.current_pool() in a task"
+            )
         if exits.is_exiting():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closed:

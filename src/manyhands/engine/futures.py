@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.core.events import Deliver, JobClosed, TaskCancelled
 from manyhands.core.states import State
-from manyhands.core.tasks import Success
+from manyhands.core.tasks import Failure, Success
 from manyhands.engine.courier import shared_courier
-from manyhands.engine.engine import JobEnded
 from manyhands.engine.outcomes import NotOpened, error_of, outcome_of_one, values_of
 from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
@@ -30,12 +29,10 @@ if TYPE_CHECKING:
     from manyhands.engine.engine import Engine
     from manyhands.workers.protocol import Workers
 
-__all__ = ["Submissions", "SubmissionsByPolicy", "TaskFuture"]
-
-OPEN_POLICIES = 64  # a program may make up a new time-out for each task, and each policy is a job of its own
+__all__ = ["Sealed", "Submissions", "TaskFuture"]
 
 
-class _Sealed:
+class Sealed:
     """A result as it came from another process. It is opened by the thread that asks for it, not by the loop that received it."""
 
     __slots__ = ("blob",)
@@ -52,7 +49,11 @@ class TaskFuture(Future[Any]):
 
     Attributes:
         key: the caller's name for the task, None when none was given.
+        index: which of its submissions it is.
+        takes_packed: wants results and errors as they come from a worker process; `succeed` then gets a `Sealed`.
     """
+
+    takes_packed = False
 
     def __init__(self, submissions: Submissions, index: int, key: object) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class TaskFuture(Future[Any]):
         self.key = key
         self._submissions: Submissions | None = submissions
         self._kind, self._policy = submissions.kind, submissions.policy
-        self._index = index
+        self.index = index
         self._delivery: Deliver | None = None
         self._outcome: Outcome[Any] | None = None
 
@@ -68,7 +69,7 @@ class TaskFuture(Future[Any]):
         """Cancel the task if it has not been handed to a worker; tell whether it is cancelled."""
         submissions = self._submissions
         if submissions is not None and not self.done():
-            submissions.cancel(self._index)
+            submissions.cancel(self.index)
         return self.cancelled()
 
     def cancel_running(self, grace: float | None = None) -> bool:
@@ -90,7 +91,7 @@ class TaskFuture(Future[Any]):
             return self.cancelled()
         if grace is not None and not grace >= 0:
             raise UsageError(f"grace must be at least 0 seconds, not {grace!r}")
-        submissions.stop(self._index, grace)
+        submissions.stop(self.index, grace)
         if not self.done() and not submissions.can_stop:
             raise UsageError(
                 f"a {submissions.kind} cannot be stopped: this task runs, and goes on to its end; use kind='process' for what is"
@@ -101,7 +102,7 @@ class TaskFuture(Future[Any]):
     def running(self) -> bool:
         """True while a worker has the task."""
         submissions = self._submissions
-        return submissions is not None and not self.done() and not submissions.is_waiting(self._index)
+        return submissions is not None and not self.done() and not submissions.is_waiting(self.index)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the result, as `concurrent.futures.Future.result` does."""
@@ -111,7 +112,7 @@ class TaskFuture(Future[Any]):
             else:
                 with Waiting(self._needs(), is_limited=timeout is not None):
                     value = super().result(timeout)
-            if type(value) is not _Sealed:
+            if type(value) is not Sealed:
                 return value
             self._open()
             return super().result(0)
@@ -125,7 +126,7 @@ class TaskFuture(Future[Any]):
         else:
             with Waiting(self._needs(), is_limited=timeout is not None):
                 error = super().exception(timeout)
-        if error is not None or type(self._result) is not _Sealed:
+        if error is not None or type(self._result) is not Sealed:
             return error
         self._open()
         return super().exception(0)
@@ -147,9 +148,9 @@ class TaskFuture(Future[Any]):
             value = self.result(0) if error is None else None
             state = State.SUCCEEDED if error is None else State.CANCELLED if self.cancelled() else State.FAILED
             # None: it never reached the engine, or something other than its task has set the result.
-            delivery = self._delivery or Deliver(0, self._index, 1, state, None, 0, 0)
-            key = self._index if self.key is None else self.key
-            outcome = outcome_of_one(delivery, self._policy, self._kind, self._index, key, value, error)
+            delivery = self._delivery or Deliver(0, self.index, 1, state, None, 0, 0)
+            key = self.index if self.key is None else self.key
+            outcome = outcome_of_one(delivery, self._policy, self._kind, self.index, key, value, error)
             self._outcome, self._delivery = outcome, None
         return outcome
 
@@ -176,7 +177,7 @@ class TaskFuture(Future[Any]):
     def need(self) -> Need | None:
         """The task that must end first; None when it has."""
         submissions = self._submissions
-        return submissions.need(self._index) if submissions is not None else None
+        return submissions.need(self.index) if submissions is not None else None
 
     def _needs(self) -> list[Need]:
         need = self.need()
@@ -186,7 +187,7 @@ class TaskFuture(Future[Any]):
         """Rebuild the result, once."""
         with self._condition:
             sealed = self._result
-            if type(sealed) is not _Sealed:
+            if type(sealed) is not Sealed:
                 return
             value = next(values_of(Blobs([sealed.blob])))
             if type(value) is NotOpened:
@@ -218,6 +219,10 @@ class TaskFuture(Future[Any]):
             self.set_exception(error)
         except InvalidStateError:
             pass
+
+    def fail_packed(self, packed: bytes) -> None:
+        """Deliver an error as it came from a worker process. Only where `takes_packed` is set."""
+        raise NotImplementedError
 
     def drop(self) -> None:
         """The task was cancelled: tell whoever waits."""
@@ -267,16 +272,29 @@ class Submissions:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
     ) -> TaskFuture:
         """Add one call. Raises JobEnded after `close`."""
-        engine = self._engine
-        if engine.is_closed or engine.is_foreign:
-            engine.check_usable()  # before the arguments are pickled, which may fail, too
-        with self._lock:
-            index = next(self._indices)
-        future = TaskFuture(self, index, key)
+        if self._engine.is_closed or self._engine.is_foreign:
+            self._engine.check_usable()  # before the arguments are pickled, which may fail, too
+        future = TaskFuture(self, self._take_index(), key)
         items, payload_bytes = self._workers.pack([(function, args, kwargs, current_context())], self._work)
         if type(items[0]) is Unsendable:
             future.fail(items[0].error)
-            return future
+        else:
+            self._add(future, items, payload_bytes)
+        return future
+
+    def submit_packed(self, item: Any, payload_bytes: int, make: Callable[[Submissions, int], TaskFuture]) -> TaskFuture:
+        """Add one call in the form that the workers' `pack` gives it, with a future that `make(self, index)` gives."""
+        self._engine.check_usable()
+        future = make(self, self._take_index())
+        self._add(future, [item], payload_bytes)
+        return future
+
+    def _take_index(self) -> int:
+        with self._lock:
+            return next(self._indices)
+
+    def _add(self, future: TaskFuture, items: list[Any], payload_bytes: int) -> None:
+        engine, index = self._engine, future.index
         self._futures[index] = future
         try:
             engine.add(self._job_id, index, items, payload_bytes)
@@ -286,7 +304,6 @@ class Submissions:
         if self._workers.works_here:
             while engine.work_here():
                 pass
-        return future
 
     def close(self) -> None:
         """Take no more tasks once all of these are done: then `submit` raises JobEnded."""
@@ -324,10 +341,10 @@ class Submissions:
                 blobs = list(payload)
                 payload.clear()  # futures keep the delivery, and it shall not keep the values of others
                 for index, blob in enumerate(blobs, delivery.start):
-                    self._deliver_one(delivery, index, self._succeed, _Sealed(blob))
+                    self._deliver_one(delivery, index, self._succeed, Sealed(blob))
             else:
                 for index, value in enumerate(values_of(payload), delivery.start):
-                    self._deliver_one(delivery, index, TaskFuture.succeed, value)
+                    self._deliver_one(delivery, index, _succeed, value)
                     del value
             return
         for index in range(delivery.start, delivery.start + delivery.count):
@@ -351,7 +368,7 @@ class Submissions:
             _, future = self._futures.popitem()
             future.fail(again(error))
 
-    def _succeed(self, future: TaskFuture, sealed: _Sealed) -> None:
+    def _succeed(self, future: TaskFuture, sealed: Sealed) -> None:
         if future.has_callbacks:
             shared_courier().carry(lambda: _open_and_succeed(future, sealed))
         else:
@@ -360,6 +377,8 @@ class Submissions:
     def _finish(self, future: TaskFuture, delivery: Deliver) -> None:
         if delivery.state is State.CANCELLED:
             future.drop()
+        elif future.takes_packed and isinstance(delivery.result, Failure) and type(delivery.result.payload) is bytes:
+            future.fail_packed(delivery.result.payload)
         elif self._engine.kind == "process":
             # Rebuilding an exception runs user code.
             shared_courier().carry(lambda: future.fail(error_of(delivery, self.policy)))
@@ -367,39 +386,11 @@ class Submissions:
             future.fail(error_of(delivery, self.policy))
 
 
-class SubmissionsByPolicy:
-    """All that is submitted to one pool: a job for each of the policies that were used last. `_opening` guards which are open."""
-
-    def __init__(self, engine: Engine, workers: Workers) -> None:
-        self._engine = engine
-        self._workers = workers
-        self._open: dict[Policy, Submissions] = {}
-        self._opening = threading.RLock()
-
-    def submit(
-        self, policy: Policy, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
-    ) -> TaskFuture:
-        """Add one call."""
-        while True:
-            submissions = self._open.get(policy) or self._open_for(policy)
-            try:
-                return submissions.submit(fn, args, kwargs, key=key)
-            except JobEnded:  # another thread has needed its place since
-                with self._opening:
-                    if self._open.get(policy) is submissions:
-                        del self._open[policy]
-
-    def _open_for(self, policy: Policy) -> Submissions:
-        with self._opening:
-            submissions = self._open.get(policy)
-            if submissions is None:
-                if len(self._open) >= OPEN_POLICIES:
-                    self._open.pop(next(iter(self._open))).close()  # the oldest; if it is still in use, it is opened anew at once
-                submissions = self._open[policy] = Submissions(self._engine, self._workers, policy)
-        return submissions
+def _succeed(future: TaskFuture, value: Any) -> None:
+    future.succeed(value)
 
 
-def _open_and_succeed(future: TaskFuture, sealed: _Sealed) -> None:
+def _open_and_succeed(future: TaskFuture, sealed: Sealed) -> None:
     value = next(values_of(Blobs([sealed.blob])))
     if type(value) is NotOpened:
         future.fail(value.error)

@@ -369,13 +369,6 @@ class _TaskEvent(threading.Event):
                     is_any_foreign = True  # nobody knows what that one waits for
         any_will_do = self._any_will_do
         if is_any_foreign and any_will_do:
-            needs.append(Need(_Nobody))
+            needs.append(Need(None))
         with Waiting(needs, any_will_do=any_will_do, is_limited=timeout is not None):
             return super().wait(timeout)
-
-
-class _Nobody:
-    """The pool of futures that are not ours: they wait for nothing that is known."""
-
-    name = "nobody"
-    has_started = True

@@ -134,6 +134,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return make, arguments, (set_state, attributes), None, None, complete_class
 
     def _reduce_object(self, obj: Any) -> Any:
+        reduce_for_task = getattr(type(obj), "__reduce_for_task__", None)
+        if reduce_for_task is not None:  # a pool: no pickle holds it, but a task can be told how to get at it
+            return reduce_for_task(obj)
         reduced = super().reducer_override(obj)
         if not isinstance(obj, FunctionType) or obj.__module__ not in payloads.MAIN_NAMES:
             return reduced

@@ -31,12 +31,18 @@ class Kind:
     BATCH = 4  # id: of the batch; body: see workers.process_child
     EXIT = 5
     RECALL = 6  # on the control pipe; id: of a batch
+    # on the control pipe as well: what came of a call that a task has made; id: of the call
+    RETURNED_VALUE = 7  # body: its pickle
+    RAISED = 8  # body: a packed failure
+    CANCELLED = 9
+    ANSWERED = 10  # body: see lending.Lender
     # from the worker
     READY = 11
     INITIALIZER_FAILED = 12  # body: a packed failure
     PROGRESSED = 13  # id: of the batch; body: see workers.process_child
     RETURNED = 14  # id: of the batch; body: how many, in decimal digits
     LOGGED = 15  # body: ((job, index) of the running task or None, fields of the record, fields that are no plain values)
+    ASKED = 16  # what a task asks of a pool; id: of the call; body: see lending.Lender
 
 
 def write_frame(fd: int, kind: int, frame_id: int, body: bytes) -> None:

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.core.events import BatchProgressed, BatchReturned, PoolFailed, WorkerEnded, WorkerStarted
@@ -22,12 +21,13 @@ from manyhands.transport.blobs import Blobs
 from manyhands.transport.captured import ProcessCapture
 from manyhands.transport.emitting import Sequel, emit, shared_emitter
 from manyhands.transport.failures import describe, unpack_failure
-from manyhands.transport.frames import HEADER, FrameReader, Kind
+from manyhands.transport.frames import FrameReader, Kind
 from manyhands.transport.guard import shared_guard
 from manyhands.transport.lines import LineCutter, shared_output
-from manyhands.transport.loop import READ, WRITE, shared_loop
+from manyhands.transport.loop import READ, shared_loop
 from manyhands.transport.trees import Tree, shared_feller
 from manyhands.workers.killed import why_killed
+from manyhands.workers.outbox import Outbox
 from manyhands.workers.process_child import DUMP_SIGNAL, OFFSET_BITS
 from manyhands.workers.protocol import not_started
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from manyhands.transport.loop import Timer
     from manyhands.workers.launching import CleanLauncher, ContextLauncher, Launched
 
-__all__ = ["Channel", "Keeper"]
+__all__ = ["Channel", "Keeper", "Lender"]
+
+MOST_UNSAID = 2000  # pieces that a stopped worker has not read; further recalls would tell it nothing new
 
 REOPEN_S = 0.02  # until we look again whether a worker has opened a pipe again that one of its tasks has closed
 DUMP_S = 0.5  # for a worker that never became ready to tell where it is
@@ -58,6 +60,7 @@ class Keeper(Protocol):
     """What a channel needs of the kind that it belongs to."""
 
     report: Callable[[Callable[[], Sequence[Event]]], None]
+    lender: Lender | None
 
     def key_of(self, job_id: int, index: int) -> object:
         """The caller's name for a task; its index when it has none."""
@@ -69,6 +72,16 @@ class Keeper(Protocol):
         """The parent's descriptors of all channels, which a forked worker must close."""
 
 
+class Lender(Protocol):
+    """Does what tasks ask for, such as to submit to their own pool. Called in the loop's thread, without the engine's lock."""
+
+    def ask(self, channel: Channel, call_id: int, body: bytes) -> None:
+        """A task asks for something; `channel.answer` tells what came of it. It must not block, nor run user code."""
+
+    def end(self, channel: Channel, running: tuple[int, int] | None) -> None:
+        """The worker has died, while it ran this batch and offset: it asks nothing more, and takes no answer."""
+
+
 class Channel:
     """The conversation with one worker process."""
 
@@ -76,10 +89,11 @@ class Channel:
         self.known_functions: dict[int, int] = {}  # number: bytes; see Introductions
         self.known_bytes = 0
         self._keeper = keeper
-        self._id = worker_id
+        self.id = worker_id
         self._loop = shared_loop()
         self._lock = threading.RLock()  # a signal handler may come back here while its thread holds it
-        self._unsent: deque[memoryview] = deque()
+        self._unsent = Outbox(self._loop, self._lock)  # on the data pipe
+        self._unsaid = Outbox(self._loop, self._lock)  # on the control pipe
         self._launched: Launched | None = None
         self._tree: Tree | None = None
         self._is_over = False
@@ -98,40 +112,11 @@ class Channel:
 
     def write(self, kind: int, frame_id: int, body: bytes) -> None:
         """Send a frame, without blocking: what the pipe does not take now is written by the loop."""
-        with self._lock:
-            if self._is_over:
-                return  # its end is on its way to the engine
-            was_empty = not self._unsent
-            self._unsent.append(memoryview(HEADER.pack(len(body), kind, frame_id)))
-            if body:
-                self._unsent.append(memoryview(body))
-            if self._launched is None or not was_empty:
-                return
-            if self._push() and self._unsent:
-                self._loop.call_soon(self._watch_for_room)
+        self._unsent.put(kind, frame_id, body)
 
-    def _push(self) -> bool:
-        """Write what the pipe takes; False when nobody reads it, for now or for ever. With the lock."""
-        assert self._launched is not None
-        try:
-            while self._unsent:
-                written = os.writev(self._launched.to_child, list(self._unsent)[:64])
-                while written:
-                    first = self._unsent[0]
-                    if written < len(first):
-                        self._unsent[0] = first[written:]
-                        break
-                    written -= len(first)
-                    self._unsent.popleft()
-        except BlockingIOError:
-            return True
-        except OSError:
-            if self._launched.sentinel is None:
-                self._unsent.clear()  # it is dead; its end is an event of its own
-            else:  # or a task has closed all descriptors, and the worker is about to open them again
-                self._loop.call_at(time.monotonic() + REOPEN_S, self._push_again)
-            return False
-        return True
+    def answer(self, kind: int, call_id: int, body: bytes) -> None:
+        """Send what a task has asked for, on the control pipe, which is read while the task runs. Without blocking."""
+        self._unsaid.put(kind, call_id, body)
 
     def capture(self, batch_id: int) -> bytes:
         """Keep what the tasks of this batch write; returns the nonce for their marks. To be called before the batch is sent."""
@@ -143,12 +128,8 @@ class Channel:
 
     def recall(self, batch_id: int) -> None:
         """Ask for what has ended and what has not begun."""
-        with self._lock:
-            if self._launched is not None and not self._is_over:
-                try:
-                    os.write(self._launched.control, HEADER.pack(0, Kind.RECALL, batch_id))
-                except OSError:
-                    pass  # dead, or it has not read the last thousands of such questions
+        if self._launched is not None and len(self._unsaid) < MOST_UNSAID:
+            self._unsaid.put(Kind.RECALL, batch_id, b"")
 
     @property
     def pid(self) -> int:
@@ -210,20 +191,18 @@ class Channel:
             return
         with self._lock:
             self._launched = launched
-            # In front of all that was sent meanwhile. Large initargs fill the pipe, and the loop must not wait for the child.
-            head = HEADER.pack(len(launched.set_up), Kind.SETUP, 0)
-            self._unsent.extendleft((memoryview(launched.set_up), memoryview(head)))
-            launched.set_up = b""
             self._tree = Tree(launched.pid, launched.mark, self.signal)
-            has_unsent = self._push() and bool(self._unsent)
+        may_reopen = launched.sentinel is not None  # else the end of a pipe is the end of the worker
+        # In front of all that was sent meanwhile. Large initargs fill the pipe, and the loop must not wait for the child.
+        self._unsent.open(launched.to_child, may_reopen=may_reopen, first=(Kind.SETUP, 0, launched.set_up))
+        self._unsaid.open(launched.control, may_reopen=may_reopen)
+        launched.set_up = b""
         loop = self._loop
         loop.watch(launched.from_child, READ, self._on_results)
         loop.watch(launched.stdout, READ, lambda _: self._on_output(launched.stdout, "stdout"))
         loop.watch(launched.stderr, READ, lambda _: self._on_output(launched.stderr, "stderr"))
         if launched.sentinel is not None:
             loop.watch(launched.sentinel, READ, lambda _: self._on_end())
-        if has_unsent:
-            self._watch_for_room()
         if self._start_timeout_s is not None:
             self._start_timer = loop.call_at(time.monotonic() + self._start_timeout_s, self._on_start_late)
         if is_killed():  # meanwhile, and it was not there to be killed
@@ -241,27 +220,10 @@ class Channel:
     def _report_unlaunched(self, error: Exception) -> None:
         def collect() -> Sequence[Event]:
             self._is_over = True
-            self._keeper.forget(self._id)
-            return [WorkerEnded(self._id, not_started(error))]
+            self._keeper.forget(self.id)
+            return [WorkerEnded(self.id, not_started(error))]
 
         self._keeper.report(collect)
-
-    def _watch_for_room(self) -> None:
-        if self._launched is not None and not self._is_over:
-            self._loop.watch(self._launched.to_child, WRITE, self._on_room)
-
-    def _on_room(self, _: int) -> None:
-        with self._lock:
-            if self._is_over or self._launched is None:
-                return
-            if not self._push() or not self._unsent:
-                self._loop.unwatch(self._launched.to_child)
-
-    def _push_again(self) -> None:
-        with self._lock:
-            has_unsent = not self._is_over and self._push() and bool(self._unsent)
-        if has_unsent:
-            self._watch_for_room()
 
     def _on_output(self, fd: int, stream: str) -> None:
         """Take what the worker printed."""
@@ -324,14 +286,34 @@ class Channel:
             frames, is_open = self._frames.read(launched.from_child)
         except OSError:
             return False
-        if frames:
-            if self._capture is not None:  # what belongs to these results is in the pipes, also where those are paused
-                self._drain(launched.stdout, "stdout", CAPTURED_READS)
-                self._drain(launched.stderr, "stderr", CAPTURED_READS)
-            events = [event for frame in frames for event in self._events_of(*frame)]
-            self._sequel.call(lambda: self._keeper.report(lambda: events))
-            self._wait_for_handlers(launched)
+        if not frames:
+            return is_open
+        if self._capture is not None:  # what belongs to these results is in the pipes, also where those are paused
+            self._drain(launched.stdout, "stdout", CAPTURED_READS)
+            self._drain(launched.stderr, "stderr", CAPTURED_READS)
+        events: list[Event] = []
+        for kind, frame_id, body in frames:
+            if kind == Kind.ASKED:  # what the worker has said before it asked is known before it gets an answer
+                self._tell(events)
+                events = []
+                self._sequel.call(lambda call_id=frame_id, body=body: self._ask(call_id, body))  # type: ignore[misc]
+            else:
+                events.extend(self._events_of(kind, frame_id, body))
+        self._tell(events)
+        self._wait_for_handlers(launched)
         return is_open
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        if events:
+            self._sequel.call(lambda: self._keeper.report(lambda: events))
+
+    def _ask(self, call_id: int, body: bytes) -> None:
+        if self._keeper.lender is not None:
+            self._keeper.lender.ask(self, call_id, body)
+
+    def _end_lending(self, running: tuple[int, int] | None) -> None:
+        if self._keeper.lender is not None:
+            self._keeper.lender.end(self, running)
 
     def _events_of(self, kind: int, frame_id: int, body: bytes) -> Sequence[Event]:
         if kind == Kind.PROGRESSED:
@@ -345,7 +327,7 @@ class Channel:
             self._is_ready = True
             if self._start_timer is not None:
                 self._start_timer.cancel()
-            return [WorkerStarted(self._id)]
+            return [WorkerStarted(self.id)]
         if kind == Kind.LOGGED:
             self._emit(body)
         if kind == Kind.INITIALIZER_FAILED:
@@ -356,7 +338,7 @@ class Channel:
         """Let a record of the worker be handled."""
         task, plain, others = pickle.loads(body)  # plain values, and bytes
         key = self._keeper.key_of(*task) if task is not None else None
-        worker = f"process-{self._id}"
+        worker = f"process-{self.id}"
         self._sequel.emit(lambda: emit(plain, others, task_key=key, worker=worker), size=len(body))
 
     def _wait_for_handlers(self, launched: Launched) -> None:
@@ -377,6 +359,8 @@ class Channel:
             if self._is_over:
                 return
             self._is_over = True  # from here on nobody signals it, so that its pid can be given up
+            self._unsent.close()
+            self._unsaid.close()
         for fd in launched.descriptors():
             self._loop.unwatch(fd)
         end = launched.wait()
@@ -395,6 +379,7 @@ class Channel:
             self._streams["stderr"].tail.extend(last_words.splitlines())
         for cutter in self._streams.values():
             cutter.end()
+        self._sequel.call(lambda: self._end_lending(running))
         launched.close()
         if self._start_timer is not None:
             self._start_timer.cancel()
@@ -417,7 +402,7 @@ class Channel:
             self._take_output(name, piece)
 
     def _bury(self, end: WorkerEnd, running: tuple[int, int] | None) -> Sequence[Event]:
-        self._keeper.forget(self._id)
+        self._keeper.forget(self.id)
         events: list[Event] = []
         if self._initializer_failure is not None:
             error = unpack_failure(self._initializer_failure)
@@ -429,7 +414,7 @@ class Channel:
             failure = InitializerError(f"{text}. It was here:\n{end.stack}" if end.stack else text)
             failure.stack = end.stack
             events.append(PoolFailed(failure))
-        events.append(WorkerEnded(self._id, end, running))
+        events.append(WorkerEnded(self.id, end, running))
         return events
 
 

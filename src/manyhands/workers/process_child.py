@@ -28,7 +28,7 @@ from _thread import allocate_lock, start_new_thread
 from collections import deque
 from errno import EBADF
 
-from manyhands.transport import payloads
+from manyhands.transport import inside, payloads
 from manyhands.transport.frames import Kind, read_frame, write_frame
 from manyhands.transport.lifelines import CONTROL, READ, STACK, WRITE, Lifelines, tell_faults
 from manyhands.transport.results import FAILED, PICKLED, UNLOADABLE, VALUE, packed_results
@@ -91,6 +91,7 @@ class Child:
         self._reading = allocate_lock()
         self._writing = allocate_lock()
         self._frames_ahead: deque[Frame | None] = deque()
+        inside.worker = self._line = inside.Line(lambda: self._whole(WRITE), self._writing, self._at)
 
     # ---- the main thread --------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class Child:
 
     def initialize(self, call: Callable[[], object]) -> bool:
         """Call the initializer; report and tell False when it fails."""
+        self._line.is_initializing = True
         try:
             call()
             self._base = copy_context() or None
@@ -123,6 +125,7 @@ class Child:
             self._flush_streams()
             self._send(Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
             return False
+        self._line.is_initializing = False
         return True
 
     def serve(self) -> None:
@@ -278,6 +281,10 @@ class Child:
         context = merged(self._base, self._load_function(context_id) if context_id else None)
         return function if context is None else partial(own_copy(context).run, function)
 
+    def _at(self) -> tuple[int, int] | None:
+        token = self._running[0]
+        return (token >> OFFSET_BITS, (token & ((1 << OFFSET_BITS) - 1)) - 1) if token else None
+
     def _load_function(self, function_id: int) -> Any:
         if function_id in self._loaded:
             return self._functions[function_id]
@@ -382,6 +389,8 @@ class Child:
                 die_with_parent(self._pid)
             elif frame[0] == Kind.RECALL:
                 self._give_back(frame[1])
+            else:
+                self._line.answer(*frame)
 
     def _give_back(self, batch_id: int) -> None:
         """Report what has ended; give back what has not begun, of the running batch and of those that wait in the pipe."""

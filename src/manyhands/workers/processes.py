@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from manyhands.core.events import Event
     from manyhands.core.tasks import Batch
+    from manyhands.workers.channel import Lender
 
 __all__ = ["ProcessWorkers"]
 
@@ -36,7 +37,12 @@ RETIRE_S = 3.0  # for a worker's own clean-up (atexit, threads that a task has l
 
 
 class ProcessWorkers:
-    """The kind "process"."""
+    """The kind "process".
+
+    Attributes:
+        name: of the pool, for messages.
+        lender: does what tasks ask of pools; None: nobody does.
+    """
 
     kind = "process"
     can_stop = True
@@ -55,6 +61,8 @@ class ProcessWorkers:
             self._launcher: CleanLauncher | ContextLauncher | None = CleanLauncher(_dumped_initializer(initializer, initargs))
         else:
             self._launcher = ContextLauncher(mp_context, initializer, initargs)
+        self.name = "a process pool"
+        self.lender: Lender | None = None
         self._channels: dict[int, Channel] = {}
         self._jobs: dict[int, Work] = {}
         self._introductions = Introductions()

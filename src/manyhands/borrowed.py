@@ -1,0 +1,378 @@
+"""A pool of the program, as a task in one of its worker processes sees it.
+
+What is submitted here goes to the program, which hands it to a worker; the result comes back the same way. While a task waits,
+the program gives its slot to others.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from manyhands.errors import DeadlockError, UsageError, note
+from manyhands.policies import batch_size, policy_of, window
+from manyhands.transport import inside, payloads
+from manyhands.transport.contexts import current_context, dump_context
+from manyhands.transport.frames import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from typing import Literal, NoReturn, ParamSpec, Self, TypeVar
+
+    from manyhands.core.tasks import Policy
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+
+__all__ = ["BorrowedFuture", "BorrowedOptions", "BorrowedPool", "waiting_for"]
+
+CHILD = "manyhands.workers.process_child"
+AHEAD = 32  # items of a map that are on their way, when `buffersize` does not say
+
+
+class BorrowedPool(Executor):
+    """Stands for a pool of the program in a worker process; `manyhands.current_pool()` gives it.
+
+    `submit`, `map` and `options` are those of `Pool`. Items of a map travel one by one, so give it work that is worth a round
+    trip of about a millisecond. The pool can be closed by the program only.
+
+    Attributes:
+        kind: of its workers.
+    """
+
+    def __init__(self, ticket: tuple[str, int, str] | None) -> None:
+        self.kind = ticket[2] if ticket is not None else "process"
+        self._ticket = ticket
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run `fn(*args, **kwargs)` on a worker of the pool, and return its future at once."""
+        return BorrowedOptions(self, policy_of(), None).submit(fn, *args, **kwargs)
+
+    def options(self, *, key: object = None, **options: Any) -> BorrowedOptions:
+        """Say how the calls that follow are treated; the options are those of `Pool.options`."""
+        return BorrowedOptions(self, policy_of(**options), key)
+
+    def map(  # type: ignore[override]  # `chunksize` may be "auto"
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        ordered: bool = True,
+        errors: Literal["raise", "return", "skip"] = "raise",
+        **options: Any,
+    ) -> Generator[T, None, None]:
+        """Apply `fn` to the items in parallel and yield the results lazily; see `Pool.map`."""
+        policy = policy_of(timeout=timeout, **options)
+        return BorrowedOptions(self, policy, None).map(
+            fn, *iterables, chunksize=chunksize, buffersize=buffersize, ordered=ordered, errors=errors
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
+        """Refuse: others use the pool."""
+        raise UsageError("a task cannot shut down the pool that it runs on; the program that opened it can")
+
+    def __enter__(self) -> Self:
+        raise UsageError("a task cannot open and close the pool that it runs on: submit to it, and leave it open")
+
+    def __reduce__(self) -> Any:
+        from manyhands.nested import open_pool  # that module imports this one
+
+        if self._ticket is None:
+            raise TypeError("current_pool() is for the task that has called it: pass the pool itself, or call it there again")
+        return open_pool, self._ticket
+
+    def __repr__(self) -> str:
+        return f"<BorrowedPool kind={self.kind!r}>"
+
+    def _submit(
+        self, policy: Policy, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
+    ) -> BorrowedFuture:
+        """Send one call to the program."""
+        future = BorrowedFuture(key)
+        try:
+            packed = (
+                payloads.dump_function(function),
+                payloads.dumps((args, kwargs), what=("args", "kwargs")),
+                dump_context(context) if (context := current_context()) is not None else b"",
+            )
+        except Exception as error:
+            future.set_exception(error)
+            return future
+        running = _line().running()
+        named = key if type(key) in payloads.SCALARS else repr(key)
+        request = ("submit", self._ticket, running[0] if running is not None else 0, *packed, policy, named)
+        future.call_id = _line().ask(pickle.dumps(request, payloads.PROTOCOL), future.take)
+        return future
+
+
+class BorrowedOptions:
+    """How calls are treated; made by `BorrowedPool.options`."""
+
+    __slots__ = ("_key", "_policy", "_pool")
+
+    def __init__(self, pool: BorrowedPool, policy: Policy, key: object) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._key = key
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As `BorrowedPool.submit`, with these options."""
+        return self._pool._submit(self._policy, fn, args, kwargs, key=self._key)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        ordered: bool = True,
+        errors: Literal["raise", "return", "skip"] = "raise",
+    ) -> Generator[T, None, None]:
+        """As `BorrowedPool.map`, with these options."""
+        if not iterables:
+            raise UsageError("map needs at least one iterable: map(function, items)")
+        if errors not in ("raise", "return", "skip"):
+            raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
+        batch_size(chunksize)  # items travel one by one, but what cannot be meant is refused
+        calls = zip(*iterables)  # noqa: B905  # as the built-in map: the shortest ends it
+        results = _results(lambda args: self.submit(fn, *args), calls, window(buffersize) or AHEAD, ordered, errors)
+        next(results)
+        return results
+
+
+def _results(
+    submit: Callable[[tuple[Any, ...]], Any], calls: Iterator[tuple[Any, ...]], ahead: int, ordered: bool, errors: str
+) -> Generator[Any, None, None]:
+    """Give the results of calls, at most `ahead` of them on their way; to be advanced once before it is handed out."""
+    futures: deque[Any] = deque()
+
+    def fill() -> None:
+        while len(futures) < ahead and (call := next(calls, None)) is not None:
+            futures.append(submit(call))
+
+    try:
+        fill()
+        yield None
+        while futures:
+            future = futures[0] if ordered else _first_done(futures)
+            error = None if future.cancelled() else future.exception()
+            if future.cancelled():
+                error = CancelledError()
+            futures.remove(future)
+            if error is None:
+                yield future.result()
+            elif errors == "raise":
+                raise error
+            elif errors == "return":
+                yield error
+            fill()
+    finally:
+        for future in futures:
+            future.drop()
+        if hasattr(calls, "close"):
+            calls.close()
+
+
+def _first_done(futures: Iterable[Any]) -> Any:
+    from concurrent.futures import FIRST_COMPLETED, wait  # beside the map's own names
+
+    done = [future for future in futures if future.done()] or list(wait(futures, return_when=FIRST_COMPLETED).done)
+    return done[0]
+
+
+class _Sealed:
+    """A result as it came. It is opened by the thread that asks for it."""
+
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = blob
+
+
+class BorrowedFuture(Future[Any]):
+    """The future of a task that was submitted from a worker process.
+
+    Attributes:
+        key: the caller's name for the task, None when none was given.
+        call_id: of the request, 0 when none was sent.
+    """
+
+    def __init__(self, key: object) -> None:
+        super().__init__()
+        self._waiters = _Waiters()
+        self.key = key
+        self.call_id = 0
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the result, as `concurrent.futures.Future.result` does."""
+        try:
+            if self.done() or timeout == 0:
+                value = super().result(timeout)
+            else:
+                with waiting_for([self], is_limited=timeout is not None):
+                    value = super().result(timeout)
+            if type(value) is not _Sealed:
+                return value
+            self._open()
+            return super().result(0)
+        finally:
+            self = None  # type: ignore[assignment]  # breaks the cycle future - exception - traceback - this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the end of the task, as `concurrent.futures.Future.exception` does."""
+        if self.done() or timeout == 0:
+            error = super().exception(timeout)
+        else:
+            with waiting_for([self], is_limited=timeout is not None):
+                error = super().exception(timeout)
+        if error is not None or type(self._result) is not _Sealed:
+            return error
+        self._open()
+        return super().exception(0)
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not been handed to a worker; tell whether it is cancelled."""
+        if self.call_id and not self.done():
+            _ask("cancel", self.call_id)
+        return self.cancelled()
+
+    def drop(self) -> None:
+        """Cancel the task, and do not wait to be told."""
+        if self.call_id and not self.done():
+            _line().ask(pickle.dumps(("cancel", self.call_id)))
+
+    def take(self, kind: int, body: bytes) -> None:
+        """Take what came of it. In the thread that must not be held up: user code runs elsewhere."""
+        if kind == Kind.RETURNED_VALUE and not self._done_callbacks:  # type: ignore[attr-defined]
+            self.set_result(_Sealed(body))
+        else:
+            threading.Thread(target=self._take_slowly, args=(kind, body), name="manyhands-callbacks", daemon=True).start()
+
+    def _take_slowly(self, kind: int, body: bytes) -> None:
+        if kind == Kind.RETURNED_VALUE:
+            self.set_result(_Sealed(body))
+        elif kind == Kind.CANCELLED:
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        else:
+            from manyhands.transport.failures import unpack_failure  # seldom needed
+
+            error = unpack_failure(body)
+            if self.key is not None:
+                note(error, f"task: {self.key!r}")
+            self.set_exception(error)
+
+    def _invoke_callbacks(self) -> None:
+        self._open()
+        super()._invoke_callbacks()  # type: ignore[misc]
+
+    def _open(self) -> None:
+        """Rebuild the result, once."""
+        with self._condition:
+            sealed = self._result
+            if type(sealed) is not _Sealed:
+                return
+            try:
+                self._result = payloads.loads(sealed.blob)
+            except BaseException as error:  # unpickling runs user code; whatever it raises belongs to this task
+                from manyhands.errors import NotUnpicklable  # dear to import, and seldom needed
+                from manyhands.transport.failures import describe  # the same
+
+                self._result = None
+                self._exception = NotUnpicklable(f"the result could not be rebuilt here: {describe(error)}")
+                self._exception.__cause__ = error
+
+
+# ---- waiting ----------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def waiting_for(futures: Sequence[Any], *, any_will_do: bool = False, is_limited: bool = False) -> Iterator[None]:
+    """Let the program know that the task waits: for these futures, or by means that nobody sees when there are none.
+
+    Raises:
+        DeadlockError: that would be for ever.
+    """
+    worker = _line()
+    running = worker.running()
+    if running is None:
+        if worker.is_initializing and futures:
+            raise DeadlockError("the initializer would wait for ever: no task of its pool can begin before it has ended")
+        yield  # a thread that a task has left behind
+        return
+    call_ids = [future.call_id if isinstance(future, BorrowedFuture) else 0 for future in futures if not future.done()]
+    if futures and not call_ids:
+        yield
+        return
+    is_own_thread = threading.current_thread() is threading.main_thread()
+    wait_id, answer = _ask("wait", *running, _function_name(), call_ids, any_will_do, is_limited, is_own_thread)
+    if answer:
+        raise DeadlockError(*pickle.loads(answer))
+    try:
+        yield
+    finally:
+        worker.ask(pickle.dumps(("go on", wait_id)))
+
+
+def _line() -> inside.Line:
+    assert inside.worker is not None, "borrowed pools are for workers"
+    return inside.worker
+
+
+def _ask(*request: Any) -> tuple[int, bytes]:
+    """Ask the program, and wait for its answer; gives that, and the id of the request."""
+    answers: list[bytes] = []
+    has_come = threading.Event()
+
+    def take(_: int, body: bytes) -> None:
+        answers.append(body)
+        has_come.set()
+
+    call_id = _line().ask(pickle.dumps(request, payloads.PROTOCOL), take)
+    has_come.wait()
+    return call_id, answers[0]
+
+
+def _function_name() -> str:
+    """The name of the task's function, for messages: it is what the worker has called in this thread."""
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        if caller.f_globals.get("__name__") == CHILD:
+            return frame.f_code.co_qualname
+        frame = caller
+    return "a task"
+
+
+class _Waiters(list[Any]):
+    """As `engine.waiting.Waiters`, for futures of a pool elsewhere."""
+
+    __slots__ = ()
+
+    def append(self, waiter: Any) -> None:
+        """Let another one wait."""
+        if type(waiter.event) is threading.Event:
+            waiter.event = _TaskEvent(waiter)  # all futures are locked here, so nobody looks at it yet
+        super().append(waiter)
+
+
+class _TaskEvent(threading.Event):
+    def __init__(self, waiter: Any) -> None:
+        super().__init__()
+        self._any_will_do = not (type(waiter).__name__ == "_AllCompletedWaiter" and not waiter.stop_on_exception)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.is_set() or timeout == 0:
+            return super().wait(timeout)
+        # The waiter does not say what it waits for; both functions of the standard library call it `fs`.
+        futures = list(sys._getframe(1).f_locals.get("fs", ()))
+        with waiting_for(futures, any_will_do=self._any_will_do, is_limited=timeout is not None):
+            return super().wait(timeout)

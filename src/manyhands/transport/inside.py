@@ -1,0 +1,61 @@
+"""Which worker this process is, if it is one: the way from a task's code to the pool that runs it."""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+
+from manyhands.transport.frames import Kind, write_frame
+
+TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["Line", "worker"]
+
+
+class Line:
+    """What tasks of this process ask of its parent, and the answers. Any thread of a task may ask.
+
+    `_lock` guards the result pipe, which `_fd()` gives; both are the worker's.
+
+    Attributes:
+        is_initializing: the pool's initializer runs.
+    """
+
+    def __init__(self, fd: Callable[[], int], lock: Any, running: Callable[[], tuple[int, int] | None]) -> None:
+        self.is_initializing = False
+        self.running = running
+        """Batch and offset of the task that runs; None when there is none."""
+        self._pid = os.getpid()
+        self._fd = fd
+        self._lock = lock
+        self._numbering = allocate_lock()
+        self._last_call = 0
+        self._takers: dict[int, Callable[[int, bytes], None]] = {}
+
+    def ask(self, body: bytes, take: Callable[[int, bytes], None] | None = None) -> int:
+        """Ask something, see `manyhands.lending`; returns the call's id.
+
+        `take(kind, body)` gets the answer, in the thread that reads for the worker, and must be short.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError("this process is a fork of a worker: pools of the program cannot be used here")
+        with self._numbering:
+            self._last_call = call_id = self._last_call + 1
+        if take is not None:
+            self._takers[call_id] = take
+        with self._lock:
+            write_frame(self._fd(), Kind.ASKED, call_id, body)
+        return call_id
+
+    def answer(self, kind: int, call_id: int, body: bytes) -> None:
+        """Hand an answer to who has asked."""
+        take = self._takers.pop(call_id, None)
+        if take is not None:
+            take(kind, body)
+
+
+worker: Line | None = None
+"""The line of this process; None in a process that is no worker. Set once, before any task."""

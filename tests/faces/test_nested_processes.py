@@ -1,0 +1,446 @@
+"""Tasks in worker processes that use pools of the program, their own as well."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ctypes
+import logging
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import RunScript
+from manyhands import (
+    DeadlockError,
+    InitializerError,
+    NotPicklable,
+    Pool,
+    ProcessPool,
+    TaskTimeout,
+    ThreadPool,
+    UsageError,
+    WorkerCrashed,
+    current_pool,
+    waiting,
+)
+from manyhands.borrowed import BorrowedPool
+from manyhands.testing.probes import PATIENCE_S, Gate
+from manyhands.testing.sample_tasks import wait_at_gate
+from nesting import WAYS, count_down, fibonacci, sorted_by_parts, wait_for
+
+LARGE = 20_000_000
+
+
+def run_inside(function: Callable[..., Any], *args: Any, workers: int = 1, **options: Any) -> Any:
+    """What `function(*args)` gives in a task of a pool of processes."""
+    with ProcessPool(workers, **options) as pool:
+        return pool.submit(function, *args).result(PATIENCE_S)
+
+
+# ---- depth and breadth --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_nest_to_some_depth(workers: int) -> None:
+    with ProcessPool(workers) as pool:
+        assert pool.submit(count_down, 12).result(PATIENCE_S) == 12
+        assert pool.submit(pow, 2, 3).result(PATIENCE_S) == 8
+
+
+@pytest.mark.slow
+def test_processes_nest_thirty_deep() -> None:
+    assert run_inside(count_down, 30) == 30
+
+
+def test_a_tree_of_tasks_is_worked_off_by_processes() -> None:
+    assert run_inside(fibonacci, 7, workers=2) == 13
+
+
+def test_maps_in_maps_of_processes() -> None:
+    numbers = [(n * 7919) % 11 for n in range(11)]
+    assert run_inside(sorted_by_parts, numbers, workers=2) == sorted(numbers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_a_process_waits_its_slot_is_free_meanwhile(way: str) -> None:
+    assert run_inside(lambda: wait_for(current_pool().submit(count_down, 1), way)) == 1
+
+
+def test_what_waits_behind_a_process_that_waits_goes_to_others() -> None:
+    def outer(number: int) -> int:
+        return number + current_pool().submit(pow, number, 1).result()
+
+    with ProcessPool(1) as pool:  # one batch, so that each item is behind one that waits
+        assert list(pool.map(outer, range(10), chunksize=10)) == [2 * n for n in range(10)]
+
+
+def test_a_map_in_a_task_takes_its_options() -> None:
+    def outer() -> list[Any]:
+        pool = current_pool()
+        unordered = sorted(pool.map(pow, [2, 3], [2, 2], ordered=False, buffersize=1))
+        errors = [type(error) for error in pool.map(int, ["1", "x"], errors="return")]
+        skipped = list(pool.options(priority=1).map(int, ["x", "2"], errors="skip"))
+        try:
+            next(pool.map(int, ["x"]))
+        except ValueError as error:
+            return [unordered, errors, skipped, str(error)]
+        return []
+
+    unordered, errors, skipped, text = run_inside(outer)
+    assert unordered == [4, 9]
+    assert errors == [int, ValueError]
+    assert skipped == [2]
+    assert "'x'" in text
+
+
+def test_large_arguments_and_results_go_through_the_program() -> None:
+    def outer(blob: bytes) -> bytes:
+        return bytes(current_pool().submit(lambda inner: inner + b"!", blob).result())
+
+    blob = os.urandom(LARGE)
+    assert run_inside(outer, blob) == blob + b"!"
+
+
+# ---- the pool as a value ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_goes_to_its_own_task_and_comes_back() -> None:
+    def outer(pool: Pool) -> tuple[Pool, str, int]:
+        return pool, repr(pool), pool.submit(pow, 2, 5).result()
+
+    with ProcessPool(1) as pool:
+        returned, text, value = pool.submit(outer, pool).result(PATIENCE_S)
+        assert returned is pool
+        assert "BorrowedPool" in text
+        assert value == 32
+        assert pool.submit(lambda: pool.submit(pow, 2, 6).result()).result(PATIENCE_S) == 64  # in a closure
+
+
+def test_a_pool_in_a_global_of_the_program_is_found(run_script: RunScript) -> None:
+    text = """
+    from manyhands import ProcessPool
+
+    def count_down(number):
+        return 0 if number == 0 else 1 + pool.submit(count_down, number - 1).result()
+
+    pool = ProcessPool(1)
+    print(pool.submit(count_down, 3).result())
+    pool.shutdown()
+    """
+    assert run_script(text).succeeded().stdout == "3\n"
+
+
+def test_a_task_may_use_another_pool_of_the_program() -> None:
+    def outer(other: Pool) -> tuple[int, int]:
+        return os.getpid(), other.submit(os.getpid).result()
+
+    with ProcessPool(1) as pool, ThreadPool(1) as threads, ProcessPool(1) as processes:
+        own, other = pool.submit(outer, threads).result(PATIENCE_S)
+        assert own != other == os.getpid()  # threads of the program
+        own, other = pool.submit(outer, processes).result(PATIENCE_S)
+        assert len({own, other, os.getpid()}) == 3
+
+
+def test_threads_and_processes_that_use_each_other() -> None:
+    def hop(number: int, pools: list[Pool]) -> int:
+        return 0 if number == 0 else 1 + pools[0].submit(hop, number - 1, pools[::-1]).result(PATIENCE_S)
+
+    with ProcessPool(1) as processes, ThreadPool(1) as threads:
+        assert processes.submit(hop, 6, [threads, processes]).result(PATIENCE_S) == 6
+
+
+def test_a_task_of_a_task_may_use_the_pool_of_the_program() -> None:
+    def outer(pool: Pool) -> list[int]:
+        with ProcessPool(1) as own:
+            return own.submit(inner, pool).result(PATIENCE_S)
+
+    def inner(pool: Pool) -> list[int]:
+        return [os.getpid(), os.getppid(), pool.submit(os.getppid).result(PATIENCE_S)]
+
+    pid, _, parent = run_inside_with_pool(outer)
+    assert parent == os.getpid() != pid
+
+
+def run_inside_with_pool(function: Callable[[Pool], Any]) -> Any:
+    with ProcessPool(2) as pool:
+        return pool.submit(function, pool).result(PATIENCE_S)
+
+
+def test_a_pool_cannot_be_pickled_elsewhere() -> None:
+    with ProcessPool(1) as pool:
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(pool)
+        with pytest.raises(TypeError, match="current_pool"):
+            pool.submit(lambda: pickle.dumps(current_pool())).result(PATIENCE_S)
+    with pytest.raises(RuntimeError, match="another program"):
+        pickle.loads(pickle.dumps(BorrowedPool(("elsewhere", 1, "process"))))
+
+
+def test_what_only_the_program_can_do_is_refused() -> None:
+    def closes() -> None:
+        current_pool().shutdown()
+
+    def opens() -> None:
+        with current_pool():
+            pass
+
+    with ProcessPool(1) as pool:
+        for function in (closes, opens):
+            assert isinstance(pool.submit(function).exception(PATIENCE_S), UsageError)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_forked_worker_has_a_current_pool() -> None:
+    with ProcessPool(1, multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(count_down, 3).result(PATIENCE_S) == 3
+        assert pool.submit(lambda given: given.submit(pow, 2, 3).result(), pool).result(PATIENCE_S) == 8
+
+
+# ---- errors and ends ----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_of_inner_tasks_arrive_as_they_are() -> None:
+    def fails() -> None:
+        raise LookupError("no such thing")
+
+    def outer() -> list[BaseException | None]:
+        pool = current_pool()
+        return [
+            pool.options(key="the inner one").submit(fails).exception(),
+            pool.submit(os._exit, 3).exception(),
+            pool.options(timeout=0.2).submit(time.sleep, 60).exception(),
+            pool.submit(pow, threading.Lock(), 1).exception(),
+            pool.submit(threading.Lock).exception(),
+        ]
+
+    failed, crashed, timed_out, unsendable, unreturnable = run_inside(outer)
+    assert type(failed) is LookupError
+    assert failed.__notes__ == ["task: 'the inner one'"]
+    assert isinstance(crashed, WorkerCrashed)
+    assert crashed.exit_status == 3
+    assert isinstance(timed_out, TaskTimeout)
+    assert isinstance(unsendable, NotPicklable)
+    assert isinstance(unreturnable, NotPicklable)
+
+
+def test_the_traceback_of_an_inner_task_is_there() -> None:
+    def fails() -> None:
+        raise LookupError("no such thing")
+
+    def outer() -> str:
+        error = current_pool().submit(fails).exception()
+        assert error is not None
+        return str(error.__cause__)
+
+    assert "in fails" in run_inside(outer)
+
+
+def test_a_result_that_cannot_be_rebuilt_fails_its_own_task() -> None:
+    class Unloadable:
+        def __reduce__(self) -> Any:
+            return int, ("no number",)
+
+    def outer() -> str:
+        return type(current_pool().submit(Unloadable).exception()).__name__
+
+    assert run_inside(outer) == "NotUnpicklable"
+
+
+def test_callbacks_of_inner_tasks_are_called() -> None:
+    def outer() -> int:
+        has_come = threading.Event()
+        values: list[int] = []
+        future = current_pool().submit(pow, 2, 7)
+
+        def take(future: Future[int]) -> None:
+            values.append(future.result())
+            has_come.set()
+
+        future.add_done_callback(take)
+        with waiting():
+            assert has_come.wait(PATIENCE_S)
+        return values[0]
+
+    assert run_inside(outer) == 128
+
+
+def test_inner_tasks_can_be_cancelled(tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+
+    def outer(path: str) -> list[bool]:
+        pool = current_pool()
+        running = pool.submit(wait_at_gate, path)
+        waiting_ones = [pool.submit(pow, 2, 3) for _ in range(3)]
+        cancelled = [future.cancel() for future in waiting_ones]
+        running.result()
+        try:
+            waiting_ones[0].result()
+        except CancelledError:
+            return [*cancelled, running.cancel()]
+        return []
+
+    with ProcessPool(1) as pool:  # its only worker runs the outer one, so that nothing begins before that waits
+        future = pool.submit(outer, gate.path)
+        gate.open()
+        assert future.result(PATIENCE_S) == [True, True, True, False]
+
+
+def test_a_task_that_is_stopped_takes_its_waiting_tasks_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+
+    def outer() -> None:
+        pool = current_pool()
+        blocker = pool.submit(time.sleep, 1.0)
+        pool.submit(note.write_text, "it ran")
+        blocker.result()
+
+    with ProcessPool(1) as pool:
+        assert isinstance(pool.options(timeout=0.5).submit(outer).exception(PATIENCE_S), TaskTimeout)
+    assert not note.exists()
+
+
+def test_tasks_that_were_only_submitted_run_after_their_submitter() -> None:
+    def outer(path: str) -> None:
+        current_pool().submit(Path(path).write_text, "it ran")
+
+    with ProcessPool(1) as pool:
+        with ThreadPool(1):
+            pass
+        path = Path(os.environ.get("TMPDIR", "/tmp")) / f"nested-{os.getpid()}"
+        try:
+            pool.submit(outer, str(path)).result(PATIENCE_S)
+            deadline = time.monotonic() + PATIENCE_S
+            while not path.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def test_a_thread_of_a_task_may_wait() -> None:
+    def outer() -> int:
+        values: list[int] = []
+        threads = [
+            threading.Thread(target=lambda n=n: values.append(current_pool().submit(pow, n, 2).result())) for n in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(values)
+
+    assert run_inside(outer) == 5
+
+
+def test_a_segfault_deep_down_costs_that_task() -> None:
+    def outer(depth: int) -> str:
+        if depth == 0:
+            ctypes.string_at(0)
+        try:
+            return str(current_pool().submit(outer, depth - 1).result())
+        except WorkerCrashed:
+            return f"crashed below {depth}"
+
+    assert run_inside(outer, 3) == "crashed below 1"
+
+
+def test_where_no_further_worker_can_be_started_the_tasks_fail(run_script: RunScript) -> None:
+    text = """
+    import resource
+    from manyhands import ProcessPool, current_pool
+
+    def count_down(number):
+        return 0 if number == 0 else 1 + current_pool().submit(count_down, number - 1).result()
+
+    if __name__ == "__main__":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        with ProcessPool(1) as pool:
+            print(type(pool.submit(count_down, 40).exception()).__name__)
+            print(pool.submit(pow, 2, 3).result())
+    """
+    assert run_script(text).succeeded().stdout == "WorkerStartError\n8\n"
+
+
+# ---- rings and initializers ---------------------------------------------------------------------------------------------------
+
+own_future: Future[Future[Any]] = Future()
+
+
+def wait_for_own_future() -> Any:
+    return own_future.result(PATIENCE_S).result()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_ring_through_processes_and_threads_is_named(way: str) -> None:
+    global own_future
+    own_future = Future()
+
+    def outer(threads: Pool) -> Any:
+        return wait_for(threads.options(key="in the program").submit(wait_for_own_future), way)
+
+    with ProcessPool(1) as pool, ThreadPool(1) as threads:
+        future = pool.options(key="in a process").submit(outer, threads)
+        own_future.set_result(future)
+        error = future.exception(PATIENCE_S)
+    if way == "exception":
+        assert isinstance(error, AssertionError | DeadlockError)
+        return
+    assert isinstance(error, DeadlockError)
+    assert "wait_for_own_future['in the program'] of ThreadPool" in str(error)
+    assert "outer['in a process'] of ProcessPool" in str(error)
+    assert len(error.cycle) == 2
+
+
+def test_an_initializer_in_a_process_that_waits_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def initialize() -> None:
+        current_pool().submit(pow, 2, 3).result()
+
+    caplog.set_level(logging.CRITICAL)
+    with ProcessPool(2, initializer=initialize) as pool:
+        error = pool.submit(pow, 2, 3).exception(PATIENCE_S)
+    assert isinstance(error, InitializerError)
+    assert isinstance(error.__cause__, DeadlockError)
+
+
+def test_an_initializer_in_a_process_may_submit(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+
+    def initialize() -> None:
+        current_pool().submit(note.write_text, "it ran")
+
+    with ProcessPool(1, initializer=initialize) as pool:
+        assert pool.submit(pow, 2, 4).result(PATIENCE_S) == 16
+    assert note.read_text() == "it ran"
+
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_inner_tasks_see_the_context_of_their_submitter(kind: Any) -> None:
+    def outer(other: Pool) -> str:
+        variable.set("set in the task")
+        return other.submit(variable.get).result()
+
+    with ProcessPool(1) as pool, Pool(kind, 1) as other:
+        assert pool.submit(outer, other).result(PATIENCE_S) == "set in the task"
+
+
+def test_the_standard_functions_take_mixed_futures() -> None:
+    def outer() -> int:
+        foreign: Future[int] = Future()
+        threading.Timer(0.1, foreign.set_result, [1]).start()
+        inner = current_pool().submit(pow, 2, 3)
+        done, _ = concurrent.futures.wait([foreign, inner])
+        return sum(future.result() for future in done)
+
+    assert run_inside(outer) == 9
