@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class _Keeper:
     """Takes what a channel reports."""
 
+    lender = None
+
     def __init__(self) -> None:
         self.has_ended = threading.Event()
 
