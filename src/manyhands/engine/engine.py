@@ -224,10 +224,7 @@ class Engine:
     def check_usable(self) -> None:
         """Raise RuntimeError when nothing more can be added, and say why."""
         if self.is_foreign:
-            raise RuntimeError(
-                "this pool belongs to the process that this one was forked from; open a pool of your own here, or use"
-                " manyhands.current_pool() in a task"
-            )
+            raise RuntimeError("this pool belongs to the process that this one was forked from; open a pool of your own here")
         if exits.is_exiting():
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._closed:
