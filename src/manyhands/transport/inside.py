@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["Line", "worker"]
+__all__ = ["OFFSET_BITS", "Line", "worker"]
+
+OFFSET_BITS = 24  # the word that tells which task is running is batch id << OFFSET_BITS | offset + 1
 
 
 class Line:
@@ -21,19 +23,23 @@ class Line:
     `_lock` guards the result pipe, which `_fd()` gives; both are the worker's.
 
     Attributes:
-        is_initializing: the pool's initializer runs.
+        is_initializing: there are no tasks yet; if there is an initializer, it runs.
     """
 
-    def __init__(self, fd: Callable[[], int], lock: Any, running: Callable[[], tuple[int, int] | None]) -> None:
-        self.is_initializing = False
-        self.running = running
-        """Batch and offset of the task that runs; None when there is none."""
+    def __init__(self, fd: Callable[[], int], lock: Any, running: memoryview) -> None:
+        self.is_initializing = True
+        self._running = running
         self._pid = os.getpid()
         self._fd = fd
         self._lock = lock
         self._numbering = allocate_lock()
         self._last_call = 0
         self._takers: dict[int, Callable[[int, bytes], None]] = {}
+
+    def running(self) -> tuple[int, int] | None:
+        """Batch and offset of the task that runs; None when there is none."""
+        token = self._running[0]
+        return (token >> OFFSET_BITS, (token & ((1 << OFFSET_BITS) - 1)) - 1) if token else None
 
     def ask(self, body: bytes, take: Callable[[int, bytes], None] | None = None) -> int:
         """Ask something, see `manyhands.lending`; returns the call's id.

@@ -48,7 +48,7 @@ __all__ = ["CELL_BYTES", "DUMP_SIGNAL", "OFFSET_BITS", "WORD_BYTES", "Child", "m
 WORD_BYTES = 16  # two words of shared memory: which task is running, and since when
 CELL_BYTES = WORD_BYTES + (1 << 16)  # and behind them, what the fault handler writes; pages that are not used take no memory
 DUMP_SIGNAL = _signal.SIGUSR2  # until the worker is ready: tell where the initializer is
-OFFSET_BITS = 24  # the first word is batch id << OFFSET_BITS | offset + 1
+OFFSET_BITS = inside.OFFSET_BITS  # the first word is batch id << OFFSET_BITS | offset + 1
 FLUSH_S = 0.005  # results of a batch that takes longer are sent in between
 TRUST_S = 0.002  # after a look at what tasks have done to the process, until the next; it takes 15 us
 LARGE_BYTES = 1 << 16  # a result of this size is sent at once
@@ -91,7 +91,7 @@ class Child:
         self._reading = allocate_lock()
         self._writing = allocate_lock()
         self._frames_ahead: deque[Frame | None] = deque()
-        inside.worker = self._line = inside.Line(lambda: self._whole(WRITE), self._writing, self._at)
+        inside.worker = self._line = inside.Line(lambda: self._whole(WRITE), self._writing, self._running)
 
     # ---- the main thread --------------------------------------------------------------------------------------------------
 
@@ -112,7 +112,6 @@ class Child:
 
     def initialize(self, call: Callable[[], object]) -> bool:
         """Call the initializer; report and tell False when it fails."""
-        self._line.is_initializing = True
         try:
             call()
             self._base = copy_context() or None
@@ -125,11 +124,11 @@ class Child:
             self._flush_streams()
             self._send(Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
             return False
-        self._line.is_initializing = False
         return True
 
     def serve(self) -> None:
         """Run batches until the parent says EXIT, or is gone."""
+        self._line.is_initializing = False
         start_new_thread(self._assist, ())
         faulthandler.unregister(DUMP_SIGNAL)
         self._lines.keep_standard()
@@ -280,10 +279,6 @@ class Child:
         context_id = context_ids[offset] if own else context_ids
         context = merged(self._base, self._load_function(context_id) if context_id else None)
         return function if context is None else partial(own_copy(context).run, function)
-
-    def _at(self) -> tuple[int, int] | None:
-        token = self._running[0]
-        return (token >> OFFSET_BITS, (token & ((1 << OFFSET_BITS) - 1)) - 1) if token else None
 
     def _load_function(self, function_id: int) -> Any:
         if function_id in self._loaded:
