@@ -428,8 +428,7 @@ class Child:
                 self._return(frame[1], len(pickle.loads(frame[2])[2]))
             else:
                 kept.append(frame)
-        self._frames_ahead.clear()
-        self._frames_ahead.extend(kept)
+        self._frames_ahead = deque(kept)
 
     def _return(self, batch_id: int, count: int) -> None:
         self._send(Kind.RETURNED, batch_id, str(count).encode())
