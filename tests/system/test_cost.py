@@ -47,9 +47,10 @@ PICKLE = """
     operator pickle re re._casefix re._compiler re._constants re._parser reprlib struct types
 """
 OUR_OWN = """
-    __future__ faulthandler mmap select
+    __future__ _contextvars _locale errno faulthandler gc mmap select
     manyhands manyhands.version manyhands.workers manyhands.workers.process_child
-    manyhands.transport manyhands.transport.frames manyhands.transport.payloads
+    manyhands.transport manyhands.transport.frames manyhands.transport.inside manyhands.transport.lifelines
+    manyhands.transport.payloads manyhands.transport.results manyhands.transport.upkeep
 """
 
 
