@@ -241,3 +241,36 @@ def test_letters_that_are_torn_between_two_reads_are_whole(run_script: RunScript
         env={"PYTHONUTF8": "1"},
     ).succeeded()
     assert ran.stdout == "가나다\n끝\n"
+
+
+@pytest.mark.parametrize(
+    "environment", ["PYTHONIOENCODING=latin-1", "PYTHONIOENCODING=utf-16", "LC_ALL=C PYTHONCOERCECLOCALE=0 PYTHONUTF8=0"]
+)
+@pytest.mark.parametrize("method", ["", "fork"])
+def test_what_workers_print_comes_out_in_the_encoding_of_the_programs_own_streams(
+    run_script: RunScript, environment: str, method: str
+) -> None:
+    ran = run_script(
+        """
+        import io, multiprocessing, os, sys
+        from manyhands import ProcessPool
+
+        def say(number):
+            print("h\\xe9 \\ud55c", number)
+            print("err\\xe9", file=sys.stderr)
+            os.write(1, "raw \\xe9\\n".encode())
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context(sys.argv[1]) if sys.argv[1] else None
+            own = sys.stdout
+            sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="euc-kr", errors="strict")
+            sys.stderr = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+            with ProcessPool(1, context) as pool:
+                pool.submit(say, 1).result()
+            print(ascii(sys.stdout.buffer.getvalue()), ascii(sys.stderr.buffer.getvalue()), file=own)
+        """,
+        method,
+        env=dict(word.split("=") for word in environment.split()),
+    ).succeeded()
+    told = ran.stdout.replace("\0", "").lstrip("\ufffd")
+    assert told == ascii("h\\xe9 \ud55c 1\nraw \\xe9\n".encode("euc-kr")) + " " + ascii("err\xe9\n".encode("latin-1")) + "\n"

@@ -446,5 +446,6 @@ def main(arguments: list[str]) -> None:
 
 def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
-        # Whole lines leave at once, though it is no terminal; and what a task prints may be anything.
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        # Whole lines leave at once, though it is no terminal; and what a task prints may be anything. The parent expects UTF-8,
+        # whatever the locale, and writes it in the encoding of its own streams.
+        stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
