@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         def no_run_if_empty(self) -> bool: ...
 
 
-__all__ = ["Source", "known_total", "rows", "split_sources"]
+__all__ = ["Source", "files_of", "known_total", "rows", "split_sources"]
 
 STDIN = "-"
 _MARKS = frozenset({":::", ":::+", "::::", "::::+"})
@@ -91,6 +91,11 @@ def rows(sources: Sequence[Source], stdin: BinaryIO, options: InputOptions) -> I
             values = _file_records(next(files), options.delimiter, source.path)
         iterators.append(filter(_is_not_blank, values) if options.no_run_if_empty else values)
     return _joined_rows(sources, iterators, is_link=options.link)
+
+
+def files_of(sources: Sequence[Source]) -> list[str | int]:
+    """The files that will be read: names, and 0 for stdin."""
+    return [0 if source.path == STDIN else source.path for source in sources if source.path is not None]
 
 
 def known_total(sources: Sequence[Source], options: InputOptions) -> int | None:

@@ -17,6 +17,7 @@ from manyhands.cli.interrupts import Interrupts, SourceInterrupted
 from manyhands.cli.map_options import MAP
 from manyhands.cli.options import resolve_jobs
 from manyhands.cli.output import OutputClosed, Printer, write_all
+from manyhands.cli.read_ahead import ReadAhead, may_block
 from manyhands.cli.records import JsonCall, json_text
 from manyhands.core.events import JobCancelled
 from manyhands.core.states import State
@@ -91,6 +92,8 @@ class _Records:
 
     Attributes:
         form: "lines", "jsonl", "csv" or "paths".
+        total: how many there are, when that is known.
+        files: what will be read: names, and 0 for stdin.
     """
 
     def __init__(self, arguments: Sequence[str], form: str | None) -> None:
@@ -105,6 +108,7 @@ class _Records:
             form = forms.pop()
         self.form = form
         self.total = len(arguments) if form == "paths" and arguments else None
+        self.files = [0 if path == "-" else path for path in self._arguments] if self.total is None else []
 
     def __iter__(self) -> Iterator[Any]:
         if self.form == "paths" and self._arguments != ["-"]:
@@ -160,8 +164,11 @@ class _Map:
         progress = open_progress(self._options.wants_progress(os.isatty(2), os.isatty(1)), records.total)
         self._printer = Printer(progress)
         work = Work(JsonCall(function, parse=records.form == "jsonl"), CallStyle.ONE, self._policy)
-        source = self._interrupts.watch_source(iter(records))
+        ahead = ReadAhead(iter(records)) if may_block(records.files) else None
+        source = self._interrupts.watch_source(ahead or iter(records))
         self._stream = Stream(pool.engine, pool.workers, work, source, ordered=not self._options.unordered)
+        if ahead is not None:
+            self._stream.ready, ahead.on_ready = ahead.ready, self._stream.wake
         with self._interrupts, _stdout_for_records_only() as records_fd:
             try:
                 for delivery in self._stream.deliveries():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from manyhands.cli import inputs
 from manyhands.cli.interrupts import Interrupts, SourceInterrupted
 from manyhands.cli.options import RUN, resolve_jobs
 from manyhands.cli.output import OutputClosed, Printer, ReaderWatch, write_all
+from manyhands.cli.read_ahead import ReadAhead, may_block
 from manyhands.cli.template import Template
 from manyhands.core.events import Deliver, JobCancelled
 from manyhands.core.states import State
@@ -52,12 +53,21 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     words, sources = inputs.split_sources(rest, options)
     template = Template.parse(words, replacement=options.replacement)
-    rows = enumerate_rows(inputs.rows(sources, sys.stdin.buffer, options))
+    rows = enumerate_rows(inputs.rows(sources, _stdin(), options))
     if options.dry_run:
         return _show(template, rows, is_tagged=options.tag)
     for warning in template.warnings():
         write_all(2, f"manyhands: warning: {warning}\n".encode())
-    return _Run(options, template, inputs.known_total(sources, options)).execute(rows)
+    ahead = ReadAhead(rows) if may_block(inputs.files_of(sources)) else None
+    return _Run(options, template, inputs.known_total(sources, options)).execute(rows, ahead)
+
+
+def _stdin() -> BinaryIO:
+    """Standard input without a buffer: a thread that sits in a read of `sys.stdin` holds its lock when the interpreter ends."""
+    try:
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+    except OSError:  # it is no file: somebody has replaced it
+        return sys.stdin.buffer
 
 
 def enumerate_rows(rows: Iterator[tuple[str, ...]]) -> Iterator[_Row]:
@@ -123,16 +133,18 @@ class _Run:
         self._policy = Policy(timeout_s=options.timeout_s, retries=options.retries, grace_s=GRACE_S, batch_size=1)
         self._output_error: Exception | None = None
 
-    def execute(self, rows: Iterator[_Row]) -> int:
-        """Run everything; returns the exit status."""
+    def execute(self, rows: Iterator[_Row], ahead: ReadAhead | None) -> int:
+        """Run everything; returns the exit status. `ahead` reads the rows where that may mean to wait."""
         options = self._options
         self._progress = open_progress(options.wants_progress(os.isatty(2), os.isatty(1)), self._total, unit="job")
         self._printer = Printer(self._progress)
         interrupts = Interrupts(self._stop_all, self._workers.kill_all)
         work = Work(self._render, CallStyle.ONE, self._policy)
-        source = interrupts.watch_source(rows)
+        source = interrupts.watch_source(ahead or rows)
         self._stream = Stream(self._engine, self._workers, work, source, ordered=options.keep_order, most_at_once=1)
         self._stream.key_of_item = lambda row: row
+        if ahead is not None:
+            self._stream.ready, ahead.on_ready = ahead.ready, self._stream.wake
         with interrupts, ReaderWatch(self._on_reader_gone):  # not before there is a stream to stop
             try:
                 for delivery in self._stream.deliveries():

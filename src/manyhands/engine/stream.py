@@ -41,6 +41,7 @@ class Stream:
         taken: how many tasks' outcomes were given.
         most_at_once: draw at most so many items before they are handed on; 1 for a source that may block between any two.
         key_of_item: makes a name of each item, which is put into `keys` under the task's index.
+        ready: tells how many items can be drawn without waiting; whoever sets it calls `wake` when there are some again.
 
     It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the
     thread that shuts the pool down, which is why drawing has a lock.
@@ -69,7 +70,7 @@ class Stream:
         self._source = source
         self._ordered = ordered
         self._waits = waits
-        self._queue: SimpleQueue[Deliver | BaseException] = SimpleQueue()
+        self._queue: SimpleQueue[Deliver | BaseException | None] = SimpleQueue()
         self._early: dict[int, Deliver] = {}
         self._next_to_give = 0
         self._next_index = 0
@@ -81,6 +82,7 @@ class Stream:
         self._drawing = threading.RLock()
         self.keys: dict[int, object] = {}
         self.key_of_item: Callable[[Any], object] | None = None
+        self.ready: Callable[[], int] | None = None
         self.job_id = engine.open_job(self._work, self, is_stream=True)
 
     def key_of(self, index: int) -> object:
@@ -98,6 +100,8 @@ class Stream:
             if self._exhausted and self._next_to_give >= self._next_index:
                 break
             delivery = self._next()
+            if delivery is None:
+                continue
             self._next_to_give += delivery.count
             self.taken += delivery.count
             if delivery.worker_id >= 0:  # not one that never reached the engine
@@ -110,6 +114,11 @@ class Stream:
     def stop_drawing(self) -> None:
         """Draw nothing more; what was drawn is still delivered. A signal handler may call this."""
         self._exhausted = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the consumer look again whether there are items. Any thread, and a signal handler, may call this."""
+        self._queue.put(None)
 
     def cancel(self) -> None:
         """Nobody wants the rest."""
@@ -143,7 +152,8 @@ class Stream:
     def _has_next(self) -> bool:
         return self._next_to_give in self._early or not self._queue.empty()
 
-    def _next(self) -> Deliver:
+    def _next(self) -> Deliver | None:
+        """The next delivery; None when there is something else to look at first."""
         while True:
             if self._ordered and self._next_to_give in self._early:
                 return self._early.pop(self._next_to_give)
@@ -158,11 +168,11 @@ class Stream:
                 delivery = self._queue.get_nowait()  # nobody else takes from it
             if isinstance(delivery, BaseException):
                 raise delivery
-            if not self._ordered:
+            if delivery is None or not self._ordered:
                 return delivery
             self._early[delivery.start] = delivery
 
-    def _get_in_task(self) -> Deliver | BaseException:
+    def _get_in_task(self) -> Deliver | BaseException | None:
         if self._ordered:
             waiting = Waiting([Need(self._workers, self.job_id, self._next_to_give)])
         else:
@@ -185,6 +195,10 @@ class Stream:
                     if limited and self._engine.is_closed and self._next_to_give >= self._next_index:
                         raise RuntimeError("the pool was shut down before this map had drawn all of its items")
                     return
+                if self.ready is not None:
+                    room = min(room, self.ready())
+                    if not room:
+                        return
                 items = self._pull(min(room, self._pull_size))
                 if items:
                     self._add(items)

@@ -446,6 +446,5 @@ def main(arguments: list[str]) -> None:
 
 def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
-        # Whole lines leave at once, though it is no terminal; and what a task prints may be anything. The parent expects UTF-8,
-        # whatever the locale, and writes it in the encoding of its own streams.
+        # Whole lines leave at once, and what a task prints may be anything. The parent expects UTF-8, whatever the locale.
         stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
