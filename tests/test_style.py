@@ -16,7 +16,7 @@ OPEN_ENDS = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX",
 MACHINE_PATHS = re.compile(r"(?<![\w.~-])/(" + "|".join(("wo" + "rk", "ro" + "ot")) + r")/\w")
 
 DOCUMENTS = ["README.md", "README.ko.md", "CHANGELOG.md", "LICENSE", "docs/architecture.md", "docs/guarantees.md"]
-COMMANDS = [".ci/run", "scripts/setup.sh", "scripts/test.sh", "scripts/demo.sh"]
+COMMANDS = [".ci/run", "scripts/setup.sh", "scripts/test.sh", "scripts/demo.sh", "scripts/soak.sh"]
 
 
 def project_files() -> list[Path]:
