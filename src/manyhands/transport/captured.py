@@ -317,6 +317,10 @@ class _Switch:
 
 
 _captures: dict[int, ThreadCapture] = {}  # by thread
+# 1. A thread calls `print`, which until Python 3.14 does not hold on to `sys.stdout`. 2. The last capture ends, and `sys.stdout` is
+# put back. 3. The thread goes on, and writes to the switch: so that is kept.
+# tests/faults: others_may_print_while_captures_come_and_go
+_switches: dict[str, _Switch] = {}
 _switching = threading.Lock()
 _entered = 0
 
@@ -328,7 +332,10 @@ def _switch_on() -> None:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
             if type(stream) is not _Switch:
-                setattr(sys, name, _Switch(name, stream))
+                switch = _switches.get(name)
+                if switch is None or switch._real is not stream:
+                    switch = _switches[name] = _Switch(name, stream)
+                setattr(sys, name, switch)
 
 
 def _switch_off() -> None:

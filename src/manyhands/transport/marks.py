@@ -45,9 +45,7 @@ class Marker:
         for name, fd in (("stdout", 1), ("stderr", 2)):
             stream = getattr(sys, name)
             if type(stream) is io.TextIOWrapper and _leads_to(stream, fd):
-                through = io.TextIOWrapper(
-                    _Through(io.FileIO(fd, "wb", closefd=False)), encoding="utf-8", errors="backslashreplace", write_through=True
-                )
+                through = _through(name, fd)
                 self._streams[name] = stream, through
                 setattr(sys, name, through)
 
@@ -74,6 +72,26 @@ class Marker:
         mark = self._prefix + kind + b"%016x%06x\n" % (batch_id, offset)
         for fd in self._fds:
             _write_whole(fd, mark)
+
+
+# Kept, since a thread that a task has left behind may be in `print`, which until Python 3.14 does not hold on to `sys.stdout`.
+# tests/faults: others_may_print_while_captures_come_and_go
+_throughs: dict[str, io.TextIOWrapper] = {}
+
+
+def _through(name: str, fd: int) -> io.TextIOWrapper:
+    """A stream that keeps nothing back; always the same one, unless a task has closed it."""
+    through = _throughs.get(name)
+    try:
+        if through is not None and not through.closed:
+            through.reconfigure(encoding="utf-8", errors="backslashreplace", write_through=True)
+            return through
+    except ValueError:
+        pass  # a task has detached it
+    through = _throughs[name] = io.TextIOWrapper(
+        _Through(io.FileIO(fd, "wb", closefd=False)), encoding="utf-8", errors="backslashreplace", write_through=True
+    )
+    return through
 
 
 class _Through(io.BufferedWriter):
