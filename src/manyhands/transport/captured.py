@@ -317,8 +317,8 @@ class _Switch:
 
 
 _captures: dict[int, ThreadCapture] = {}  # by thread
-# 1. A thread calls `print`, which until Python 3.14 does not hold on to `sys.stdout`. 2. The last capture ends, and `sys.stdout` is
-# put back. 3. The thread goes on, and writes to the switch: so that is kept.
+# 1. A thread calls `print`, which until Python 3.14 does not hold on to `sys.stdout`. 2. The last capture ends, and `sys.stdout`
+# is put back. 3. The thread goes on, and writes to the switch: so that is kept.
 # tests/faults: others_may_print_while_captures_come_and_go
 _switches: dict[str, _Switch] = {}
 _switching = threading.Lock()
