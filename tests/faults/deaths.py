@@ -80,6 +80,7 @@ def every_way_to_die_costs_its_item_and_is_named(kind: str) -> None:
             assert "last words" in error.stderr_tail
             assert str(error.pid) in str(error)
             assert ("exit status" if error.signal is None else way) in str(error)
+            assert ("in die" in error.stack) == (error.signal in (signal.SIGSEGV, signal.SIGABRT)), error.stack
             if kind == "process":
                 assert error.peak_memory_bytes > 1 << 20
         works(pool)

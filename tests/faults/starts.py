@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from faults.scenarios import (
+    FOREVER_S,
     PATIENCE_S,
     anything,
     control_group,
@@ -89,6 +90,19 @@ def an_initializer_that_ends_the_worker_is_no_storm(kind: str) -> None:
     with open_pool(kind, 2, initializer=refuse, initargs=("os._exit",)) as pool:
         error = all_fail_with(pool, WorkerStartError)[-1]
         assert "before it was ready" in str(error), error
+    assert 1 <= counted("initialized") <= MOST_STARTS
+
+
+def never_return() -> None:
+    count("initialized")
+    time.sleep(FOREVER_S)
+
+
+@scenario("process", "fork")
+def an_initializer_that_never_returns_is_an_error_that_says_where_it_is(kind: str) -> None:
+    with open_pool(kind, 2, initializer=never_return, start_timeout=1.5) as pool:
+        error = all_fail_with(pool, PoolError)[-1]
+        assert "never_return" in "".join(traceback.format_exception(error)), error
     assert 1 <= counted("initialized") <= MOST_STARTS
 
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import wait
@@ -283,6 +284,11 @@ class Chaos:
                 time.sleep(0.02)
                 self._look_for_hangs()
 
+    def counts(self) -> dict[str, int]:
+        """How many items have ended, and how."""
+        with self._lock:
+            return dict(sorted(self.states.items()))
+
     def close(self) -> None:
         """End the pool."""
         if self.pool is not None:
@@ -413,9 +419,10 @@ class Watch:
 
     def line(self) -> str:
         chaos = self._chaos
+        states = chaos.counts()
         return (
-            f"{time.monotonic() - self._began_at:6.0f} s: {chaos.number} operations, {sum(chaos.states.values())} items "
-            f"{dict(sorted(chaos.states.items()))}, {len(chaos.abuse.killed)} killed, {chaos.abuse.stopped} stopped, "
+            f"{time.monotonic() - self._began_at:6.0f} s: {chaos.number} operations, {sum(states.values())} items "
+            f"{states}, {len(chaos.abuse.killed)} killed, {chaos.abuse.stopped} stopped, "
             f"{resident_bytes() >> 20} MiB, {len(os.listdir('/proc/self/fd'))} descriptors, {len(list(children()))} children"
         )
 
@@ -447,6 +454,7 @@ def main() -> int:
 
     os.environ.setdefault("MANYHANDS_TEST_MARK", f"chaos-{os.getpid()}")
     faulthandler.enable(sys.__stdout__)
+    threading.excepthook = lambda arguments: traceback.print_exception(arguments.exc_value, file=sys.__stdout__)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # what workers print, among it the stacks of each segfault
     before = leaks.take_snapshot()
     chaos = Chaos(arguments.seed, arguments.kind)
@@ -472,4 +480,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception:
+        traceback.print_exc(file=sys.__stdout__)
+        sys.__stdout__.flush()
+        os._exit(1)
