@@ -90,7 +90,7 @@ def plan(seed: int, number: int, kind: str) -> Operation:
         options["backoff"] = 0.01
     if chance.random() < 0.2:
         options["capture"] = True
-    count = int(chance.choice([1, 10, 100, 1000] if what == "burst" else [10, 100, 1000, 5000]) * chance.uniform(0.5, 2.5))
+    count = 1 + int(chance.choice([1, 10, 100, 1000] if what == "burst" else [10, 100, 1000, 5000]) * chance.uniform(0.0, 2.5))
     items = [Item(chance.choice(FINE), chance.randrange(1 << 24)) for _ in range(count)]
     for index in _some(chance, count, 0.02):
         items[index] = Item(chance.choice(FAILING), items[index].number)
