@@ -324,6 +324,8 @@ class Channel:
         if kind == Kind.RETURNED:
             return [BatchReturned(frame_id, int(body))]
         if kind == Kind.READY:
+            if self._is_late:
+                return []  # it is being killed for that: no task shall go with it
             self._is_ready = True
             if self._start_timer is not None:
                 self._start_timer.cancel()
