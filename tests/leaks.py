@@ -55,7 +55,12 @@ class Snapshot:
 
 
 def mark_session() -> str:
-    """Mark the environment, so that every process that descends from this one can be known, and return the mark."""
+    """Mark the environment, so that every process that descends from this one can be known, and return the mark.
+
+    A worker of pytest-xdist is a session of its own: its neighbours' processes are none of its business.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ[MARK_NAME] = uuid.uuid4().hex
     return os.environ.setdefault(MARK_NAME, uuid.uuid4().hex)
 
 
