@@ -5,12 +5,16 @@
 # With CI or MANYHANDS_ALL_PYTHONS set, the tests that are not marked `slow` also run on the other supported interpreters
 # that this machine has, each in an environment of its own; but for those of the pure core, in which nothing depends on the version,
 # and for the fault suite, which takes minutes and runs on the first and the newest.
+#
+# The tests wait more than they work, so there are as many sessions side by side as CPUs and one more; JOBS=1 for one alone.
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH # test this checkout, not one that lies elsewhere
 
 bash scripts/setup.sh --extras dev
 bin=$PWD/.venv/bin
+side_by_side="-n ${JOBS:-$(($("$bin/python" -c 'import os; print(os.cpu_count() or 1)') + 1))} --dist worksteal"
+[ "${JOBS:-}" != 1 ] || side_by_side=""
 
 failed=""
 check() {
@@ -34,7 +38,7 @@ find_python() {
 
 test_on() {
   bash scripts/setup.sh --extras test --venv ".venv-$1" --python "$2" &&
-    ".venv-$1/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider --ignore tests/core \
+    ".venv-$1/bin/python" -m pytest -q $side_by_side -m "not slow" -p no:cacheprovider --ignore tests/core \
       $([ "$1" = 3.13 ] || echo --ignore tests/faults)
 }
 
@@ -51,7 +55,7 @@ if [ -n "${CI:-}${MANYHANDS_ALL_PYTHONS:-}" ]; then
   done
 fi
 
-check tests "$bin/python" -m pytest "$@"
+check tests "$bin/python" -m pytest $side_by_side "$@"
 
 if [ -n "$failed" ]; then
   printf '\nfailed: %s\n' "${failed#, }"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[_session_start] = leaks.take_snapshot(*_watched_folders(session.config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal the slow tests out to pytest-xdist's workers, each of which begins with an equal part of the list."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    quick = [item for item in items if not item.get_closest_marker("slow")]
+    share = -(-len(items) // workers)
+    dealt: list[pytest.Item] = []
+    for number in range(workers):
+        mine = slow[number::workers]
+        dealt += mine + quick[: share - len(mine)]
+        del quick[: share - len(mine)]
+    items[:] = dealt + quick
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,8 +61,10 @@ def kills(candidates: Callable[[], Iterable[int]], *, every_s: float, seed: int 
         while not over.wait(every_s * chance.uniform(0.5, 1.5)):
             alive = sorted(pid for pid in candidates() if pid not in killed)
             if alive:
-                killed.append(chance.choice(alive))
-                os.kill(killed[-1], signal.SIGKILL)
+                pid = chance.choice(alive)
+                with suppress(ProcessLookupError):  # it has ended by itself just now
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
     thread = threading.Thread(target=kill_again_and_again)
     thread.start()
@@ -84,13 +86,11 @@ def is_my_child(pid: int) -> bool:
 def running_sleeps() -> Iterator[int]:
     """The `sleep` commands that this process has started."""
     for thread in os.listdir("/proc/self/task"):
-        for pid in Path("/proc/self/task", thread, "children").read_text().split():
-            try:
-                words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0] == b"sleep":
-                yield int(pid)
+        with suppress(OSError):  # the thread has just ended
+            for pid in Path("/proc/self/task", thread, "children").read_text().split():
+                with suppress(OSError):  # the process has
+                    if Path("/proc", pid, "cmdline").read_bytes().split(b"\0")[0] == b"sleep":
+                        yield int(pid)
 
 
 # ---- what the items note, and what the library says -------------------------------------------------------------------------
