@@ -18,7 +18,7 @@ WHOLE_LINE = re.compile(r"스레드 \d: 처리 완료 \d+")
 
 # The loop as it stands in many textbooks. `print` writes each of its pieces by itself, so lines of several threads run
 # together; it shows where output is not buffered (`python -u`, PYTHONUNBUFFERED=1). If `handle` raised, `task_done` would be
-# missed, a thread would be gone, and `join` would wait for ever.
+# missed, a thread would be gone, and `join` would wait for ever. The same `print` in `handle` below writes whole lines.
 BY_HAND = f"""
 import queue, threading, time
 
@@ -51,7 +51,7 @@ for thread in threads:
 def handle(item: int) -> None:
     time.sleep(0.005)
     number = int(threading.current_thread().name.rpartition("_")[2]) + 1
-    manyhands.print("스레드 ", number, ": 처리 완료 ", item, sep="")
+    print("스레드 ", number, ": 처리 완료 ", item, sep="")
 
 
 def main() -> None:

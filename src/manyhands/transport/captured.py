@@ -2,19 +2,15 @@
 
 A worker process writes a mark to standard output and standard error before its first captured task and after each one; the
 parent cuts what it reads at the marks. So output of C code and of child processes is included, and what was written before a
-crash is there. In threads there is one standard output for all, so `sys.stdout` and `sys.stderr` are replaced, as long as any
-captured task runs, by switches that know the thread: see `ThreadCapture`.
+crash is there. For threads see `transport.thread_streams`.
 
 Only the parent imports this module; the worker's side is `transport.marks`.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import sys
-import threading
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from manyhands.core.tasks import Failure
 from manyhands.transport.marks import BEGIN, END, MARK_BYTES, NEXT, NONCE_BYTES, prefix_of
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
     Key = tuple[int, int]  # batch and offset
 
-__all__ = ["Kept", "ProcessCapture", "Splitter", "ThreadCapture", "text_of"]
+__all__ = ["Kept", "ProcessCapture", "Splitter", "Written", "text_of"]
 
 MOST_BYTES = 16 << 20  # of one stream of one task: enough for any log that somebody reads, and no disk is filled by accident
 SHORT_BYTES = 64 << 10  # so much is kept as plain bytes
@@ -214,135 +210,3 @@ def _begun(text: bytes, start: int, prefix: bytes) -> int:
         if text.endswith(prefix[:length]):
             return length
     return 0
-
-
-# ---- threads ------------------------------------------------------------------------------------------------------------------
-
-
-class ThreadCapture:
-    """Keeps what the calling thread writes to `sys.stdout` and `sys.stderr`, task by task.
-
-    While any is entered, `sys.stdout` and `sys.stderr` are switches; `_switching` guards their number. What other threads write,
-    those that a task has started included, goes where it went before.
-    """
-
-    def __init__(self) -> None:
-        self._streams: dict[str, io.TextIOWrapper] = {}
-        self._outer: ThreadCapture | None = None
-
-    def __enter__(self) -> ThreadCapture:
-        thread = threading.get_ident()
-        self._outer = _captures.get(thread)
-        _captures[thread] = self
-        _switch_on()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _switch_off()
-        if self._outer is not None:
-            _captures[threading.get_ident()] = self._outer
-        else:
-            del _captures[threading.get_ident()]
-
-    def stream(self, name: str) -> io.TextIOWrapper:
-        """Where the running task writes to."""
-        stream = self._streams.get(name)
-        if stream is None or stream.closed:
-            stream = io.TextIOWrapper(
-                io.BufferedWriter(_Raw()), encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True
-            )
-            self._streams[name] = stream
-        return stream
-
-    def take(self) -> tuple[Written, Written]:
-        """What the task that has just ended has written to standard output and standard error; the next one begins."""
-        if not self._streams:
-            return b"", b""
-        taken, self._streams = self._streams, {}
-        return _written_to(taken.get("stdout")), _written_to(taken.get("stderr"))
-
-
-class _Raw(io.RawIOBase):
-    """The end of a captured stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept = Kept()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, piece: Any, /) -> int:
-        self.kept.write(bytes(piece))
-        return len(piece)
-
-
-def _written_to(stream: io.TextIOWrapper | None) -> Written:
-    if stream is None:
-        return b""
-    raw = stream.buffer.raw  # type: ignore[attr-defined]  # BufferedWriter has it
-    try:
-        stream.flush()
-    except ValueError:
-        pass  # the task has closed it
-    kept: Kept = raw.kept
-    return kept.read() if kept.is_short else kept
-
-
-class _Switch:
-    """Stands for `sys.stdout` or `sys.stderr`: the stream of the captured task of the calling thread, or else the real one."""
-
-    def __init__(self, name: str, real: Any) -> None:
-        self._name = name
-        self._real = real
-
-    def _stream(self) -> Any:
-        capture = _captures.get(threading.get_ident())
-        return self._real if capture is None else capture.stream(self._name)
-
-    def write(self, text: str) -> int:
-        stream = self._stream()
-        return stream.write(text) if stream is not None else len(text)
-
-    def flush(self) -> None:
-        stream = self._stream()
-        if stream is not None:
-            stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream(), name)
-
-    def __iter__(self) -> Any:
-        return iter(self._stream())
-
-
-_captures: dict[int, ThreadCapture] = {}  # by thread
-# 1. A thread calls `print`, which until Python 3.14 does not hold on to `sys.stdout`. 2. The last capture ends, and `sys.stdout`
-# is put back. 3. The thread goes on, and writes to the switch: so that is kept.
-# tests/faults: others_may_print_while_captures_come_and_go
-_switches: dict[str, _Switch] = {}
-_switching = threading.Lock()
-_entered = 0
-
-
-def _switch_on() -> None:
-    global _entered
-    with _switching:
-        _entered += 1
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            if type(stream) is not _Switch:
-                switch = _switches.get(name)
-                if switch is None or switch._real is not stream:
-                    switch = _switches[name] = _Switch(name, stream)
-                setattr(sys, name, switch)
-
-
-def _switch_off() -> None:
-    global _entered
-    with _switching:
-        _entered -= 1
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            if not _entered and type(stream) is _Switch:  # else somebody has put a stream of theirs in its place
-                setattr(sys, name, stream._real)

@@ -11,14 +11,14 @@ import sys
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     StreamName = Literal["stdout", "stderr"]
 
-__all__ = ["LineCutter", "OutputWriter", "shared_output"]
+__all__ = ["LineCutter", "OutputWriter", "shared_output", "write_to"]
 
 IDLE_S = 0.2  # then the writer's thread ends
 MOST_WAITING_BYTES = 8 << 20
@@ -123,13 +123,17 @@ class OutputWriter:
 def write_whole(stream: StreamName, text: str) -> None:
     """Write and flush `text` to the program's stream as it is now: a test or a notebook may have put another in its place."""
     target = getattr(sys, stream)
-    if target is None:
-        return  # a program without a console
+    if target is not None:  # else it is a program without a console
+        write_to(target, text, target.write)
+
+
+def write_to(target: Any, text: str, write: Callable[[str], object]) -> None:
+    """Write `text` to the stream `target` by `write`, and flush it, as far as that can be done."""
     try:
         try:
-            target.write(text)
+            write(text)
         except UnicodeEncodeError:  # the stream's encoding lacks a letter: that must not cost the line
-            target.write(text.encode(target.encoding, "backslashreplace").decode(target.encoding))
+            write(text.encode(target.encoding, "backslashreplace").decode(target.encoding))
         target.flush()
     except (OSError, ValueError):
         pass  # the reader has gone, or the stream is closed: there is nobody to tell

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.transport import interrupts
-from manyhands.transport.captured import ThreadCapture
 from manyhands.transport.contexts import own_copy
 from manyhands.transport.failures import types_of
+from manyhands.transport.thread_streams import ThreadCapture
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
 

@@ -27,9 +27,9 @@ from manyhands.core.events import (
 )
 from manyhands.core.tasks import Batch, Failure, Success, WorkerEnd
 from manyhands.errors import InitializerError
-from manyhands.transport.captured import ThreadCapture
 from manyhands.transport.contexts import current_context, merged, own_copy
 from manyhands.transport.failures import describe, types_of
+from manyhands.transport.thread_streams import Lines, ThreadCapture, stay_on
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work, not_started
 
@@ -61,6 +61,7 @@ class _Hand:
         "id",
         "inbox",
         "is_initializing",
+        "lines",
         "offset",
         "outputs",
         "pending",
@@ -82,6 +83,7 @@ class _Hand:
         self.offset = -1
         self.began = 0.0
         self.flush_at = 0.0
+        self.lines = Lines()
         self.capture: ThreadCapture | None = None
         self.outputs: deque[Any] = deque()  # where they are captured, of those in `ended` (and of one that is about to be)
         self.reported_at = 0.0
@@ -228,15 +230,19 @@ class ThreadWorkers:
 
     def _live(self, hand: _Hand) -> None:
         here.occupant = hand
-        if self._initializer is not None and not self._initialize(hand):
-            return
-        while True:
-            batch = hand.inbox.get()
-            if batch is None:
-                break
+        with hand.lines:
+            failure = self._initialize(hand)
+            if failure is None:
+                self._work(hand)
+        if failure is None:
+            self.tell(lambda: self._bury(hand, WorkerEnd()))
+        else:
+            self.tell(lambda: [PoolFailed(failure), *self._bury(hand, WorkerEnd(reason=str(failure)))])
+
+    def _work(self, hand: _Hand) -> None:
+        while (batch := hand.inbox.get()) is not None:
             self._run(hand, batch, self._jobs[batch.job_id])
             del batch  # an idle worker holds nothing of its last task
-        self.tell(lambda: self._bury(hand, WorkerEnd()))
 
     def work_of(self, job_id: int) -> Work | None:
         """What the tasks of a job do; None when it is over."""
@@ -249,23 +255,25 @@ class ThreadWorkers:
         except BaseException:  # a callback of a future that calls sys.exit, say: the thread must not end before it is told to
             sys.excepthook(*sys.exc_info())
 
-    def _initialize(self, hand: _Hand) -> bool:
+    def _initialize(self, hand: _Hand) -> InitializerError | None:
+        """Call the initializer, if there is one; gives what tells of its failure."""
+        if self._initializer is None:
+            return None
         hand.is_initializing = True
         try:
-            assert self._initializer is not None
             self._initializer(*self._initargs)
         except BaseException as error:
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             failure = InitializerError(f"the initializer raised {describe(error)}; no task was run")
             failure.__cause__ = error
-            end = WorkerEnd(reason=str(failure))
-            self.tell(lambda: [PoolFailed(failure), *self._bury(hand, end)])
-            return False
+            return failure
+        finally:
+            hand.lines.end()
         hand.base = current_context()
         hand.is_initializing = False
         self.has_started = True
         self.tell(lambda: [WorkerStarted(hand.id)])
-        return True
+        return None
 
     def _bury(self, hand: _Hand, end: WorkerEnd) -> Sequence[Event]:
         self._hands.pop(hand.id, None)
@@ -280,6 +288,7 @@ class ThreadWorkers:
         hand.began = hand.reported_at = now = time.monotonic()
         hand.flush_at = now + FLUSH_S
         hand.batch = batch  # from here on it can be recalled
+        stay_on()
         if not work.policy.captures:
             self._run_all(hand, batch, work)
         else:
@@ -301,6 +310,7 @@ class ThreadWorkers:
         pending = hand.pending
         take = pending.popleft
         put = hand.ended.append if hand.capture is None else hand.put_captured
+        lines = hand.lines
         style = work.style
         function: Any = work.function
         base = hand.base
@@ -326,9 +336,13 @@ class ThreadWorkers:
                     value = own_copy(merged(base, item[3])).run(item[0], *item[1], **item[2])  # type: ignore[arg-type]
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
                 del item
+                if lines.begun:
+                    lines.end()
                 put((False, _without_our_frame(error), now := clock()))
             else:
                 del item
+                if lines.begun:
+                    lines.end()
                 put((True, value, now := clock()))
                 del value
             if now > hand.flush_at and pending:
