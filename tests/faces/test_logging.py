@@ -137,6 +137,66 @@ def test_records_reach_the_programs_handlers_with_the_items_key(kind: str, colle
     assert collected.threads == {"manyhands-logging"}
 
 
+@pytest.mark.parametrize("kind", ["thread", "serial"])
+def test_records_of_tasks_in_threads_have_the_items_key_as_well(kind: Any, collected: Collected) -> None:
+    before = logging.getLogRecordFactory()
+
+    def log_twice(number: int) -> None:
+        log_number(number)
+        log_number(number)
+
+    with Pool(kind) as pool:
+        list(pool.map(log_number, range(20), chunksize=5))
+        assert sorted((record.task_key, record.args[0]) for record in collected.records) == [(n, n) for n in range(20)]
+        collected.records.clear()
+        list(pool.outcomes(log_twice, [1, 2], key=lambda n: f"key {n}"))
+        assert sorted(record.task_key for record in collected.records) == ["key 1", "key 1", "key 2", "key 2"]
+        collected.records.clear()
+        pool.options(key="my key").submit(log_number, 7).result()
+        pool.submit(log_in_thread, 0).result()
+        log.info("from the program")
+        assert [getattr(record, "task_key", "none") for record in collected.records] == ["my key", "none", "none"]
+    assert logging.getLogRecordFactory() is before
+
+
+def test_records_of_an_initializer_and_of_nested_tasks_are_told_apart(collected: Collected) -> None:
+    def outer() -> None:
+        with Pool("serial") as inner:
+            inner.options(key="inner").submit(log_number, 1).result()
+            log_number(2)
+
+    with Pool("thread", 1, initializer=log_number, initargs=(0,)) as pool:
+        pool.options(key="outer").submit(outer).result()
+    assert [(record.task_key, record.args[0]) for record in collected.records] == [(None, 0), ("inner", 1), ("outer", 2)]
+
+
+def test_a_record_factory_of_the_programs_own_stays_in_use(collected: Collected) -> None:
+    before = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = chained(*args, **kwargs)
+        record.mine = True
+        return record
+
+    try:
+        with Pool("thread", 1) as pool:
+            pool.submit(log_number, 0).result()
+            chained = logging.getLogRecordFactory()
+            logging.setLogRecordFactory(factory)
+            pool.options(key="k").submit(log_number, 1).result()
+        assert logging.getLogRecordFactory() is factory
+        with Pool("thread", 1) as pool:
+            pool.options(key="l").submit(log_number, 2).result()
+        assert logging.getLogRecordFactory() is factory
+    finally:
+        logging.setLogRecordFactory(before)
+    assert [(record.task_key, getattr(record, "mine", False)) for record in collected.records] == [
+        (0, False),
+        ("k", True),
+        ("l", True),
+    ]
+
+
 def test_the_records_of_a_task_come_in_order_and_before_its_result(collected: Collected) -> None:
     with ProcessPool(2) as pool:
         for number in pool.map(log_much, range(10), chunksize=1):

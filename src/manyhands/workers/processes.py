@@ -201,8 +201,7 @@ class ProcessWorkers:
     def key_of(self, job_id: int, index: int) -> object:
         """The caller's name for a task; its index when it has none."""
         work = self._jobs.get(job_id)
-        key = work.key_of(index) if work is not None and work.key_of is not None else None
-        return index if key is None else key
+        return work.named(index) if work is not None else index
 
     def descriptors(self) -> list[int]:
         """The parent's descriptors of all channels, which a forked worker must close."""

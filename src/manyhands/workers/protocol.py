@@ -43,6 +43,11 @@ class Work(NamedTuple):
     context: Any = None
     key_of: Callable[[int], object] | None = None
 
+    def named(self, index: int) -> object:
+        """The caller's name for a task; its index when it has none."""
+        key = self.key_of(index) if self.key_of is not None else None
+        return index if key is None else key
+
 
 class Unsendable(NamedTuple):
     """Stands for an item that cannot travel to a worker, and says why."""

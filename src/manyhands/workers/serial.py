@@ -16,6 +16,7 @@ from manyhands.transport import interrupts
 from manyhands.transport.contexts import own_copy
 from manyhands.transport.failures import types_of
 from manyhands.transport.thread_streams import ThreadCapture
+from manyhands.workers import logged
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work
 
@@ -69,6 +70,7 @@ class SerialWorkers:
         self._jobs: dict[int, Work] = {}
         self._waiting: deque[Batch] = deque()
         self._running: dict[int, tuple[int, float]] = {}  # batch id: (offset of the running task, since when)
+        self._has_begun = False
 
     def bind(self, report: Callable[[Callable[[], Sequence[Event]]], None]) -> None:
         self._report = report
@@ -81,6 +83,10 @@ class SerialWorkers:
 
     def open_job(self, job_id: int, work: Work) -> None:
         self._jobs[job_id] = work
+
+    def work_of(self, job_id: int) -> Work | None:
+        """What the tasks of a job do; None when it is over."""
+        return self._jobs.get(job_id)
 
     def close_job(self, job_id: int) -> None:
         self._jobs.pop(job_id, None)
@@ -124,6 +130,9 @@ class SerialWorkers:
             except IndexError:  # another thread has taken it
                 return False
             work = self._jobs[batch.job_id]
+            if not self._has_begun:
+                self._has_begun = True
+                logged.begin()
             here.occupant = place = _Place(self, batch, work, outer)
             for offset, item in enumerate(batch.items):
                 place.offset = offset
@@ -155,7 +164,10 @@ class SerialWorkers:
         """Nothing runs but the caller itself."""
 
     def close(self) -> None:
-        """Nothing is shared."""
+        """No task runs any more."""
+        if self._has_begun:
+            self._has_begun = False
+            logged.end()
 
 
 def _run_captured(work: Work, item: Any, began: float, *, is_held: bool) -> Success | Failure:

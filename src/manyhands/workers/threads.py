@@ -30,6 +30,7 @@ from manyhands.errors import InitializerError
 from manyhands.transport.contexts import current_context, merged, own_copy
 from manyhands.transport.failures import describe, types_of
 from manyhands.transport.thread_streams import Lines, ThreadCapture, stay_on
+from manyhands.workers import logged
 from manyhands.workers.here import here, running_at
 from manyhands.workers.protocol import CallStyle, Work, not_started
 
@@ -230,10 +231,12 @@ class ThreadWorkers:
 
     def _live(self, hand: _Hand) -> None:
         here.occupant = hand
+        logged.begin()
         with hand.lines:
             failure = self._initialize(hand)
             if failure is None:
                 self._work(hand)
+        logged.end()
         if failure is None:
             self.tell(lambda: self._bury(hand, WorkerEnd()))
         else:
