@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +90,7 @@ def planted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Planted]
 
 @pytest.mark.parametrize("planted", FAMILIES, indirect=True)
 def test_a_tree_is_gone_when_its_root_is(planted: Planted) -> None:
-    Feller.fell_now([planted.tree])
+    shared_feller().fell_now([planted.tree])
     assert planted.root.wait(PATIENCE_S) == -signal.SIGKILL
     wait_until(lambda: not planted.living())
 
@@ -118,7 +122,7 @@ def test_a_process_that_forks_without_end_is_stopped(tmp_path: Path) -> None:
     root = subprocess.Popen(["setsid", "-w", "sh", "-c", script, "sh", str(notes)], env=guard.environment(mark), process_group=0)
     tree = Tree(root.pid, mark, lambda number: root.returncode is None and os.killpg(root.pid, number) is None)
     wait_until(notes.exists)
-    Feller.fell_now([tree])
+    shared_feller().fell_now([tree])
     root.wait(PATIENCE_S)
     wait_until(lambda: not marked(mark))
 
@@ -152,3 +156,83 @@ def test_marks_of_those_who_start_others_in_marked_processes_are_kept(monkeypatc
     monkeypatch.setenv(MARK, outer.environment(first)[MARK])
     value = inner.environment(inner.new_mark())[MARK].encode()
     assert trees._carries(value, first.encode())
+
+
+class _Swept:
+    """Asks a feller for something when the garbage collector finds it, in whatever thread and between whatever two steps."""
+
+    def __init__(self, feller: Feller) -> None:
+        self.feller = feller
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.feller.sweep(Tree(0, "nobody.1", lambda _: False))
+
+
+def test_a_feller_may_be_entered_anew_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    done: list[Tree] = []
+
+    class Counting(Feller):
+        def sweep(self, tree: Tree) -> None:
+            asked.append(1)
+            super().sweep(tree)
+
+    monkeypatch.setattr(trees, "sweep", done.extend)
+    monkeypatch.setattr(trees, "IDLE_S", 0.0005)  # so that its thread ends and begins again many times
+    monkeypatch.setattr(trees, "GATHER_S", 0.0)
+    feller = Counting()
+    before = gc.get_threshold()
+    gc.set_threshold(20, 2, 2)
+    user = threading.Thread(target=lambda: [[_Swept(feller) for _ in range(n % 9)] for n in range(300)], daemon=True)
+    try:
+        user.start()
+        user.join(PATIENCE_S)
+        assert not user.is_alive(), "it waits for a lock that its own thread, or one that waits for it, holds"
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    wait_until(lambda: len(done) == len(asked) >= 1000)
+    wait_until(lambda: not feller._has_thread.locked())
+
+
+OPENERS = {"no list": ("listdir", 1), "no look": ("open", 3), "no pidfd": ("pidfd_open", 1)}
+
+
+@pytest.mark.parametrize("what", [*OPENERS, "nothing more", "nothing at all"])
+@pytest.mark.parametrize("planted", ["a session of its own"], indirect=True)
+def test_nothing_stays_stopped_where_descriptors_run_out(planted: Planted, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """From the second look on none can be had, for a while: what was stopped is killed, and what was not seen is found later."""
+    calls: list[str] = []
+    has_stopped = threading.Event()
+    is_over = threading.Event()
+    send = trees._send
+
+    def watched(pid: int, started: int, number: int) -> None:
+        send(pid, started, number)
+        has_stopped.set()
+
+    def without(name: str) -> Any:
+        real = getattr(os, name)
+
+        def opened(*args: Any) -> Any:
+            if has_stopped.is_set() and not is_over.is_set():
+                calls.append(name)
+                raise OSError(errno.EMFILE, "too many open files")
+            return real(*args)
+
+        return opened
+
+    monkeypatch.setattr(trees, "_send", watched)
+    for name in [OPENERS[what][0]] if what in OPENERS else ["listdir", "open", "pidfd_open"]:
+        monkeypatch.setattr(os, name, without(name))
+    monkeypatch.setattr(trees, "IDLE_S", 0.01)
+    if what == "nothing at all":
+        has_stopped.set()
+    shared_feller().fell_now([planted.tree])
+    planted.root.wait(PATIENCE_S)
+    if what == "nothing at all":
+        assert planted.living()
+        is_over.set()
+    wait_until(lambda: calls and not planted.living())
+    is_over.set()

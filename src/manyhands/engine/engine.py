@@ -12,7 +12,7 @@ import threading
 import time
 from _thread import start_new_thread
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.core import events as ev
 from manyhands.core.scheduler import Scheduler
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from manyhands.engine.memory_limits import MemoryLimits
-    from manyhands.engine.memory_watch import MemoryWatch
     from manyhands.transport.loop import IoLoop
-    from manyhands.workers.protocol import Measurable, Work, Workers
+    from manyhands.workers.protocol import Work, Workers
 
 __all__ = ["Engine", "JobEnded", "Sink"]
 
@@ -96,7 +95,7 @@ class Engine:
         self._ended = threading.Event()
         self._loop: IoLoop | None = None
         self._timer: Timer | None = None
-        self._memory = _memory_watch(memory_limits, workers, max_workers, self.report) if memory_limits is not None else None
+        self._memory = memory_limits.watch(workers, max_workers, self.report) if memory_limits is not None else None
         workers.bind(self.report if self._memory is None else self._memory.report)
 
     # ---- for the public faces ---------------------------------------------------------------------------------------------
@@ -143,6 +142,8 @@ class Engine:
 
     def work_here(self) -> bool:
         """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
+        if self.is_foreign:
+            self.check_usable()  # nobody brings here what is waited for
         workers = self._workers
         if workers.work_here():
             return True
@@ -207,6 +208,8 @@ class Engine:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every worker is gone, after `close`; False when that took longer than `timeout_s`."""
+        if self.is_foreign:
+            return True
         while self.work_here():
             pass
         ended = self._ended.wait(timeout_s)
@@ -217,9 +220,16 @@ class Engine:
 
     def kill(self) -> None:
         """End everything at once: what has not begun is cancelled, what runs is killed where it can be."""
-        self.close(cancel=True)
-        self._workers.kill_all()
-        exits.forget(self)
+        if not self.is_foreign:
+            self.close(cancel=True)
+            self._workers.kill_all()
+            exits.forget(self)
+
+    def disown(self) -> None:
+        """In a forked child: the workers are the parent's. Nothing that is done here is to reach them, and nobody waits here."""
+        self.is_foreign = True
+        self._lock = threading.RLock()  # a thread that is not here may have held it
+        self._is_turning = True  # for ever: no event gets any further than the inbox
 
     def check_usable(self) -> None:
         """Raise RuntimeError when nothing more can be added, and say why."""
@@ -438,12 +448,3 @@ class Engine:
         if self._loop is not None:
             self._loop.release()
             self._loop = None
-
-
-def _memory_watch(
-    limits: MemoryLimits, workers: Workers, max_workers: int, report: Callable[[Callable[[], Sequence[ev.Event]]], None]
-) -> MemoryWatch:
-    from manyhands.engine.memory_watch import MemoryWatch  # only for who sets a limit
-
-    assert hasattr(workers, "processes"), f"workers of the kind {workers.kind!r} have no memory of their own"
-    return MemoryWatch(limits, cast("Measurable", workers), max_workers, report)

@@ -70,7 +70,7 @@ def _forget_after_fork() -> None:
     global _lock
     _lock = threading.RLock()
     for engine in _living:
-        engine.is_foreign = True
+        engine.disown()
     _living.clear()
 
 

@@ -7,16 +7,18 @@ ends when the task does, and measured again soon. The same for one that runs not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from manyhands.core import events as ev
 from manyhands.engine.throttle import Throttle
 from manyhands.transport.memory import text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from manyhands.core.tasks import WorkerEnd
+    from manyhands.engine.memory_watch import MemoryWatch
+    from manyhands.workers.protocol import Measurable, Workers
 
 __all__ = ["Budget", "MemoryJudge", "MemoryLimits", "Sample"]
 
@@ -35,6 +37,15 @@ class MemoryLimits(NamedTuple):
     worker_bytes: int | None = None
     pool_bytes: int | None = None
     pool_is_auto: bool = False
+
+    def watch(
+        self, workers: Workers, max_workers: int, report: Callable[[Callable[[], Sequence[ev.Event]]], None]
+    ) -> MemoryWatch:
+        """What sees to them; `report` as in `Workers.bind`."""
+        from manyhands.engine.memory_watch import MemoryWatch  # only for who sets a limit
+
+        assert hasattr(workers, "processes"), f"workers of the kind {workers.kind!r} have no memory of their own"
+        return MemoryWatch(self, cast("Measurable", workers), max_workers, report)
 
 
 class Sample(NamedTuple):

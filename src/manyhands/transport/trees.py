@@ -10,15 +10,19 @@ This needs /proc; elsewhere only the process group is killed.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import threading
 import time
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    Act = Callable[[list["Tree"]], None]
 
 __all__ = ["Feller", "Tree", "kill_descendants", "shared_feller"]
 
@@ -27,11 +31,13 @@ BLANK_ROUNDS = 3  # an environment reads as empty for the instant of an execve; 
 BLANK_S = 0.001
 GATHER_S = 0.05  # what ended workers have left can wait a little, until others have ended, too
 IDLE_S = 0.2  # then the thread ends
+MOST_TRIES = 50  # to look into /proc: descriptors that are used up may be there again in a moment; one try each IDLE_S
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # who cannot look has not seen that a process is gone
 HAS_PROC = os.path.isdir("/proc/self")
 
 
 class Tree:
-    """A process that we have started, with all that descends from it.
+    """A process that we have started, with all that descends from it. A fork of ours has a copy of it, which does nothing.
 
     Args:
         pid: the process, which leads its own process group.
@@ -40,15 +46,23 @@ class Tree:
 
     Attributes:
         known: descendants that were seen before, by pid: when each started. They count though their parents may be gone by now.
+        tries: how often it could not be looked for.
     """
 
-    __slots__ = ("known", "mark", "pid", "signal")
+    __slots__ = ("_owner", "known", "mark", "pid", "signal", "tries")
 
     def __init__(self, pid: int, mark: str, signal: Callable[[int], bool]) -> None:
         self.pid = pid
         self.mark = mark
         self.signal = signal
         self.known: dict[int, int] = {}
+        self.tries = 0
+        self._owner = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """False in a process that was forked from the one that has started it: to end it is for that one to decide."""
+        return self._owner == os.getpid()
 
 
 class _Seen(NamedTuple):
@@ -62,84 +76,90 @@ class _Seen(NamedTuple):
 class Feller:
     """Ends trees, in a thread of its own that exists only while there is something to do.
 
-    `_lock` guards what is waiting, and whether the thread is there. What comes in while the thread looks through /proc is looked
-    for together, in its next look.
+    What comes in while the thread looks through /proc is looked for together, in its next look. Finalizers and signal handlers
+    may come here between any two steps, in whatever thread, so nobody ever waits for a lock: `_waiting` is a queue that may be
+    entered anew, and who holds `_has_thread` is, or is about to start, the thread.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[Callable[[list[Tree]], None], Tree]] = []
-        self._has_work = threading.Event()
-        self._is_urgent = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._waiting: SimpleQueue[tuple[Act, Tree]] = SimpleQueue()
+        self._has_thread = threading.Lock()
 
     def fell(self, tree: Tree) -> None:
         """End a whole tree soon; its root dies last, so that whoever hears of its end knows that the rest is gone."""
-        if HAS_PROC:
-            self._do(fell, tree)
-        else:
-            tree.signal(signal.SIGKILL)
+        self._do(fell, tree)
 
     def sweep(self, tree: Tree) -> None:
         """End soon what is left of a tree whose root has ended."""
-        if HAS_PROC:
-            self._do(sweep, tree)
+        self._do(sweep, tree)
 
     def terminate(self, tree: Tree) -> None:
         """Ask the root of a tree and its process group to end, by SIGTERM. What does not is known even when the root is gone."""
-        if HAS_PROC:
-            self._do(terminate, tree)
-        else:
-            tree.signal(signal.SIGTERM)
+        self._do(terminate, tree)
 
-    @staticmethod
-    def fell_now(trees: list[Tree]) -> None:
+    def fell_now(self, trees: list[Tree]) -> None:
         """End whole trees, before this returns."""
-        if HAS_PROC:
-            fell(trees)
-        else:
-            for tree in trees:
-                tree.signal(signal.SIGKILL)
+        for tree in self._failed(fell, [tree for tree in trees if tree.is_ours]):
+            self.sweep(tree)
 
-    def _do(self, act: Callable[[list[Tree]], None], tree: Tree) -> None:
-        with self._lock:
-            self._waiting.append((act, tree))
-            self._has_work.set()
-            if act is not sweep:
-                self._is_urgent.set()
-            if self._thread is not None:
-                return
-            thread = threading.Thread(target=self._run, name="manyhands-feller", daemon=True)
+    def _do(self, act: Act, tree: Tree) -> None:
+        if not tree.is_ours:
+            return
+        self._waiting.put((act, tree))
+        # 1. The thread has found nothing more to do. 2. Here something is put, and somebody has the thread. 3. The thread lets go
+        # of that, so it looks once more. test_a_feller_may_be_entered_anew_at_any_step
+        if self._has_thread.acquire(blocking=False):
             try:
-                thread.start()
-                self._thread = thread
-                return
+                threading.Thread(target=self._run, name="manyhands-feller", daemon=True).start()
             except RuntimeError:  # the interpreter is ending (Python 3.12 and later), or there can be no more threads
-                pass
-        self._do_waiting()
+                self._has_thread.release()
+                self._act_on(self._gathered(0.0, 0.0))
 
     def _run(self) -> None:
+        again: list[Tree] = []
         while True:
-            self._has_work.wait(IDLE_S)
-            with self._lock:
-                if not self._waiting:
-                    self._thread = None
+            gathered = self._gathered(IDLE_S, GATHER_S)
+            again = self._act_on([*gathered, *((sweep, tree) for tree in again)])
+            if not again and self._waiting.empty():
+                self._has_thread.release()
+                if self._waiting.empty() or not self._has_thread.acquire(blocking=False):
                     return
-            self._is_urgent.wait(GATHER_S)
-            self._do_waiting()
 
-    def _do_waiting(self) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            self._has_work.clear()
-            self._is_urgent.clear()
+    def _gathered(self, first_s: float, more_s: float) -> list[tuple[Act, Tree]]:
+        """What waits, or comes in `first_s`. If all of that is only to be swept, others may join it for `more_s`."""
+        gathered: list[tuple[Act, Tree]] = []
+        wait_s = first_s
+        until = 0.0
+        try:
+            while True:
+                gathered.append(self._waiting.get(timeout=wait_s) if wait_s > 0 else self._waiting.get_nowait())
+                if gathered[-1][0] is not sweep:
+                    more_s = 0.0
+                until = until or time.monotonic() + more_s
+                wait_s = until - time.monotonic() if more_s else 0.0
+        except Empty:
+            return gathered
+
+    def _act_on(self, gathered: list[tuple[Act, Tree]]) -> list[Tree]:
+        """Do what is wanted; gives the trees of which something may be left, and another look may find it."""
+        again: list[Tree] = []
         for act in (terminate, fell, sweep):
-            trees = [tree for wanted, tree in waiting if wanted is act]
+            again += self._failed(act, [tree for wanted, tree in gathered if wanted is act])
+        return again
+
+    @staticmethod
+    def _failed(act: Act, trees: list[Tree]) -> list[Tree]:
+        try:
             if trees:
-                try:
-                    act(trees)
-                except Exception:  # no descriptor left to look into /proc: the next one may have more luck
-                    sys.excepthook(*sys.exc_info())
+                act(trees)
+        except Exception:  # no descriptor left to look into /proc; the roots have got their signal nevertheless
+            for tree in trees:
+                tree.tries += 1
+            again = [tree for tree in trees if tree.tries < MOST_TRIES and act is not terminate]
+            if len(again) < len(trees):
+                sys.excepthook(*sys.exc_info())
+            return again
+        return []
 
 
 # ---- what is done to trees --------------------------------------------------------------------------------------------------
@@ -160,20 +180,20 @@ def fell(trees: list[Tree]) -> None:
     """End whole trees, the roots last."""
     # 1. A task's child forks. 2. We have looked at it before, kill it, and never see the new process. So everything is stopped
     # first: a fork that is under way then is either complete, and seen by the next look, or begins again after SIGCONT.
+    found: dict[int, int] = {}
     try:
         for tree in trees:
             tree.signal(signal.SIGSTOP)
-        found = _stop_all(trees)
+        _stop_all(trees, found)
+    finally:  # also when a look has failed: nothing shall stay behind stopped
         for pid, started in reversed(found.items()):  # children first: who loses its parent while stopped, is continued
             _send(pid, started, signal.SIGKILL)
-    finally:
         for tree in trees:
             tree.signal(signal.SIGKILL)
 
 
-def _stop_all(trees: list[Tree]) -> dict[int, int]:
-    """Stop what belongs to the trees until nothing new is found; gives their pids, parents first, and when each started."""
-    found: dict[int, int] = {}
+def _stop_all(trees: list[Tree], found: dict[int, int]) -> None:
+    """Stop what belongs to the trees until nothing new is found: adds pids, parents first, and when each started to `found`."""
     for turn in range(MOST_ROUNDS):
         processes = _processes()
         new: dict[int, int] = {}
@@ -186,10 +206,9 @@ def _stop_all(trees: list[Tree]) -> dict[int, int]:
             if not are_blank or turn >= BLANK_ROUNDS:
                 break
             time.sleep(BLANK_S)
+        found.update(new)
         for pid, started in new.items():
             _send(pid, started, signal.SIGSTOP)
-        found.update(new)
-    return found
 
 
 def sweep(trees: list[Tree]) -> None:
@@ -254,7 +273,9 @@ def _below(roots: Iterable[int], processes: dict[int, _Seen]) -> dict[int, int]:
 
 
 def _processes() -> dict[int, _Seen]:
-    """All processes that have started since this one; what descends from it is among them."""
+    """All processes that have started since this one; what descends from it is among them. Raises OSError when it cannot look."""
+    if not HAS_PROC:
+        return {}
     own = _look(os.getpid())
     since = own.started if own is not None else 0
     found: dict[int, _Seen] = {}
@@ -269,7 +290,9 @@ def _processes() -> dict[int, _Seen]:
 def _look(pid: int) -> _Seen | None:
     try:
         text = _read(f"/proc/{pid}/stat")
-    except OSError:
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise
         return None  # it has just ended
     fields = text[text.rindex(b")") + 2 :].split(maxsplit=20)
     return _Seen(int(fields[1]), int(fields[19]), fields[0] in b"ZX")
@@ -284,7 +307,9 @@ def _marked(mark: str, processes: dict[int, _Seen]) -> tuple[list[int], bool]:
             continue
         try:
             text = _read(f"/proc/{pid}/environ")
-        except OSError:
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
             continue  # it has just ended, or is another user's
         if not text:
             are_blank = True
@@ -325,9 +350,7 @@ def _send(pid: int, started: int, number: int) -> None:
         _send_by_pid(pid, started, number)
         return
     try:
-        # From here on the descriptor stands for one process, whoever has its pid later.
-        seen = _look(pid)
-        if seen is not None and seen.started == started:
+        if _is_there(pid, started):  # from here on the descriptor stands for one process, whoever has its pid later
             signal.pidfd_send_signal(fd, number)
     except (ProcessLookupError, PermissionError):
         pass
@@ -336,12 +359,19 @@ def _send(pid: int, started: int, number: int) -> None:
 
 
 def _send_by_pid(pid: int, started: int, number: int) -> None:
-    seen = _look(pid)
-    if seen is not None and seen.started == started:
+    if _is_there(pid, started):
         try:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             pass
+
+
+def _is_there(pid: int, started: int) -> bool:
+    try:
+        seen = _look(pid)
+    except OSError:  # no descriptor to look with: it was there a moment ago, and numbers come round again slowly
+        return True
+    return seen is not None and seen.started == started
 
 
 _shared = Feller()

@@ -145,7 +145,7 @@ class Channel:
         return ((token >> OFFSET_BITS, (token & ((1 << OFFSET_BITS) - 1)) - 1) if token else None), launched.since[0]
 
     def signal(self, number: int) -> bool:
-        """Signal the worker and its process group; False when it is gone."""
+        """Signal the worker and its process group; False when it is gone. Through its `Tree` only, which knows whose it is."""
         with self._lock:
             launched = self._launched
             if launched is None or self._is_over:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import BatchProgressed, BatchReturned, WorkerEnded, WorkerStarted
 from manyhands.core.tasks import Failure, WorkerEnd
 from manyhands.transport.loop import shared_loop
-from manyhands.transport.trees import Feller
+from manyhands.transport.trees import shared_feller
 from manyhands.workers.program import Finished, Launch, Program
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class CommandWorkers:
     def kill_all(self) -> None:
         self._is_killed = True
         programs = [program for waiting in list(self._programs.values()) for program in list(waiting)]
-        Feller.fell_now([tree for program in programs if (tree := program.tree) is not None])
+        shared_feller().fell_now([tree for program in programs if (tree := program.tree) is not None])
 
     def close(self) -> None:
         """Nothing is shared."""

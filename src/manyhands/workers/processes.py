@@ -15,7 +15,7 @@ from manyhands.transport import payloads
 from manyhands.transport.contexts import dump_context
 from manyhands.transport.frames import Kind
 from manyhands.transport.loop import shared_loop
-from manyhands.transport.trees import Feller
+from manyhands.transport.trees import shared_feller
 from manyhands.workers.channel import Channel
 from manyhands.workers.introductions import Introductions, keyed
 from manyhands.workers.killed import remember_oom_kills
@@ -180,7 +180,7 @@ class ProcessWorkers:
 
     def kill_all(self) -> None:
         self._is_killed = True
-        Feller.fell_now([tree for channel in list(self._channels.values()) if (tree := channel.tree) is not None])
+        shared_feller().fell_now([tree for channel in list(self._channels.values()) if (tree := channel.tree) is not None])
 
     def close(self) -> None:
         self._launcher = None  # it may hold the user's queues and locks
