@@ -283,9 +283,24 @@ def test_a_handler_may_wait_for_the_pool(monkeypatch: pytest.MonkeyPatch, collec
     assert results == [3]
 
 
+def test_a_handler_may_wait_for_the_worker_that_its_slowness_holds_up(
+    monkeypatch: pytest.MonkeyPatch, collected: Collected
+) -> None:
+    monkeypatch.setattr(emitting, "MOST_WAITING_BYTES", 10_000)
+    monkeypatch.setattr(emitting, "MOST_HELD_S", 0.01)
+    monkeypatch.setattr(emitting, "STUCK_S", 0.05)
+    emit = collected.emit
+    with ProcessPool(1) as pool:
+        futures = [pool.submit(log_much, number) for number in range(30)]  # the last results come after what is held up
+        monkeypatch.setattr(collected, "emit", lambda record: (futures[-1].result(PATIENCE_S), emit(record)))
+        assert futures[-1].result(PATIENCE_S) == 29
+    assert len(collected.records) == 3_000
+
+
 def test_slow_handlers_hold_up_the_worker_and_not_the_memory(monkeypatch: pytest.MonkeyPatch, collected: Collected) -> None:
     monkeypatch.setattr(emitting, "MOST_WAITING_BYTES", 10_000)
     monkeypatch.setattr(emitting, "MOST_HELD_S", 0.01)
+    monkeypatch.setattr(emitting, "STUCK_S", 2 * PATIENCE_S)
     go_on = threading.Event()
     emit = collected.emit
     monkeypatch.setattr(collected, "emit", lambda record: (go_on.wait(PATIENCE_S), emit(record)))
@@ -294,7 +309,7 @@ def test_slow_handlers_hold_up_the_worker_and_not_the_memory(monkeypatch: pytest
         most = 0
         for _ in range(50):
             time.sleep(0.01)
-            most = max(most, emitting.shared_emitter()._waiting_bytes)
+            most = max(most, emitting.shared_emitter().waiting_bytes)
         assert not futures[-1].done()
         assert most < 4 << 20  # what is in the pipe may come on top
         go_on.set()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from manyhands.transport.loop import shared_loop
@@ -24,93 +25,110 @@ __all__ = ["Emitter", "Sequel", "emit", "shared_emitter"]
 IDLE_S = 0.2  # then the thread ends
 MOST_WAITING_BYTES = 8 << 20
 MOST_HELD_S = 1.0  # so long an outcome waits for the records of its task: a handler may be slow, or wait for that outcome
+STUCK_S = 1.0  # so long one handler may take, until a worker that is held up may send on: perhaps it waits for that worker
 
 
 class Emitter:
-    """Runs calls in one thread, one after another. `_state` guards the counts and the thread."""
+    """Runs calls in one thread, one after another.
+
+    Finalizers, signal handlers and the calls themselves run the user's code, which may wait for whatever else comes here. So
+    nobody here waits for a lock: who holds `_has_thread` takes calls, and `_put_bytes` is counted by the loop's thread alone.
+    """
 
     def __init__(self) -> None:
-        self._state = threading.Lock()
         self._calls: SimpleQueue[tuple[Callable[[], None], int]] = SimpleQueue()
-        self._waiting_bytes = 0
-        self._waiting_calls = 0
-        self._when_drained: list[Callable[[], None]] = []
-        self._thread: threading.Thread | None = None
-        self._is_idle = threading.Event()
-        self._is_idle.set()
+        self._has_thread = threading.Lock()
+        self._runner = 0
+        self._put_bytes = 0
+        self._run_bytes = 0
+        self._when_drained: deque[Callable[[], None]] = deque()
+        self._has_timer = False
 
     def call(self, call: Callable[[], None], *, size: int = 0) -> None:
-        """Run `call` soon, in order; `size` in bytes counts towards what may wait. Never blocks."""
-        with self._state:
-            self._waiting_bytes += size
-            self._waiting_calls += 1
-            self._is_idle.clear()
-            self._calls.put((call, size))
-            if self._thread is not None:
-                return
-            thread = threading.Thread(target=self._run, name="manyhands-logging", daemon=True)
+        """Run `call` soon, in order. Never blocks. `size`, in bytes, counts towards what may wait: for the loop's thread only."""
+        if size:
+            self._put_bytes += size
+        self._calls.put((call, size))
+        # 1. The thread has nothing more to do. 2. Here something is put, and somebody has the thread. 3. The thread lets go of
+        # that, so it looks once more.
+        if self._has_thread.acquire(blocking=False):
             try:
-                thread.start()
-                self._thread = thread
-                return
+                threading.Thread(target=self._run, args=(IDLE_S,), name="manyhands-logging", daemon=True).start()
             except RuntimeError:  # the interpreter is ending (Python 3.12 and later), or there can be no more threads
-                pass
-        self._run_waiting()
+                self._run(0.0)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of what was handed over and has not been run."""
+        return self._put_bytes - self._run_bytes
 
     @property
     def is_full(self) -> bool:
         """True when nobody should hand over more before `when_drained` calls back."""
-        return self._waiting_bytes > MOST_WAITING_BYTES
+        return self._put_bytes - self._run_bytes > MOST_WAITING_BYTES
 
     def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call back once most of what waits has been run; at once when that is so already."""
-        with self._state:
-            if self._waiting_bytes > MOST_WAITING_BYTES // 2:
-                self._when_drained.append(callback)
-                return
-        callback()
+        """Call back once most of what waits has been run; at once when that is so already. For the loop's thread only.
+
+        Also when one call takes longer than `STUCK_S`: it may wait for the very worker that is held up.
+        """
+        self._when_drained.append(callback)
+        if self.waiting_bytes <= MOST_WAITING_BYTES // 2:
+            self._call_back()
+        elif not self._has_timer:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._has_timer = True
+        run_bytes = self._run_bytes
+        shared_loop().call_at(time.monotonic() + STUCK_S, lambda: self._look(run_bytes))
+
+    def _look(self, run_bytes: int) -> None:
+        self._has_timer = False
+        if run_bytes == self._run_bytes:
+            self._call_back()
+        elif self._when_drained:
+            self._look_later()
 
     def flush(self) -> None:
         """Wait until all that was handed over has been run."""
-        if self._thread is not threading.current_thread():
-            self._is_idle.wait()
+        if self._has_thread.locked() and self._runner != get_ident():
+            done = threading.Lock()
+            done.acquire()
+            self.call(done.release)
+            done.acquire()
 
-    def _run(self) -> None:
+    def _run(self, idle_s: float) -> None:
+        """Run calls until none has come for a while."""
+        self._runner = get_ident()
         while True:
             try:
-                call, size = self._calls.get(timeout=IDLE_S)
+                call, size = self._calls.get(timeout=idle_s)
             except Empty:
-                with self._state:
-                    if self._calls.empty():
-                        self._thread = None
-                        return
+                self._runner = 0
+                self._has_thread.release()
+                if self._calls.empty() or not self._has_thread.acquire(blocking=False):
+                    return
+                self._runner = get_ident()
                 continue
             self._run_one(call, size)
             del call
 
-    def _run_waiting(self) -> None:
-        while True:
-            try:
-                call, size = self._calls.get_nowait()
-            except Empty:
-                return
-            self._run_one(call, size)
-
     def _run_one(self, call: Callable[[], None], size: int) -> None:
-        drained: list[Callable[[], None]] = []
         try:
             call()
         except BaseException:  # a filter of the user's own, which may raise anything
             sys.__excepthook__(*sys.exc_info())
-        finally:
-            with self._state:
-                self._waiting_bytes -= size
-                self._waiting_calls -= 1
-                if not self._waiting_calls:
-                    self._is_idle.set()
-                if self._waiting_bytes <= MOST_WAITING_BYTES // 2:
-                    drained, self._when_drained = self._when_drained, []
-        for callback in drained:
+        self._run_bytes += size
+        if self._when_drained and self.waiting_bytes <= MOST_WAITING_BYTES // 2:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        while self._when_drained:
+            try:
+                callback = self._when_drained.popleft()
+            except IndexError:  # another thread has just taken it
+                return
             callback()
 
 
@@ -128,9 +146,14 @@ class Sequel:
         self._has_records = True
         shared_emitter().call(record, size=size)
 
+    @property
+    def is_clear(self) -> bool:
+        """True when `call` calls at once."""
+        return not self._has_records and not self._held
+
     def call(self, call: Callable[[], None]) -> None:
         """Call when all records that came before are emitted, or after `MOST_HELD_S`; always in order."""
-        if not self._has_records and not self._held:
+        if self.is_clear:
             call()
             return
         self._has_records = False
