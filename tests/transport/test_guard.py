@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import textwrap
+import threading
 
 import pytest
 
 import leaks
+from manyhands.transport.guard import Guard
 from programs import Programs, python_args
 
 GONE_S = 3.0  # "a second or two", and one more for a busy machine
@@ -117,3 +119,28 @@ def test_the_guard_may_be_killed_without_harm(programs: Programs) -> None:
         print(manyhands.run(["echo", "still here"]).stdout, end="")
     """)
     assert programs.run([sys.executable, "-c", text]).succeeded().stdout == "still here\n"
+
+
+def test_the_environment_may_change_while_it_is_copied() -> None:
+    real = dict(os.environ)
+    names = [f"MANYHANDS_TEST_{number}" for number in range(40)]
+    is_over = threading.Event()
+
+    def change() -> None:
+        while not is_over.is_set():
+            for name in names:
+                os.environ[name] = ""
+            for name in names:
+                del os.environ[name]
+
+    thread = threading.Thread(target=change)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert Guard().environment("mark").keys() >= real.keys()
+    finally:
+        is_over.set()
+        thread.join()
+        sys.setswitchinterval(before)

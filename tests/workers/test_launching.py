@@ -7,14 +7,18 @@ import multiprocessing
 import os
 import pickle
 import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from manyhands import ProcessPool
 from manyhands.testing.probes import PATIENCE_S
 from manyhands.transport.frames import Kind, read_frame
 from manyhands.transport.loop import shared_loop
+from manyhands.workers import launching
 from manyhands.workers.channel import Channel
 from manyhands.workers.launching import ContextLauncher, Launched, _Pipes
 
@@ -53,7 +57,7 @@ class _DeafLauncher:
 
     def launch(self, _: list[int]) -> Launched:
         process = subprocess.Popen(["sleep", "300"], start_new_session=True)
-        return self.pipes.launched(process.pid, "mark", process, self._set_up)
+        return self.pipes.launched(process.pid, "mark", process, pickle.dumps(self._set_up))
 
 
 def test_large_initargs_go_first_and_keep_nobody_waiting() -> None:
@@ -79,7 +83,7 @@ def test_large_initargs_go_first_and_keep_nobody_waiting() -> None:
         loop.release()
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(10))
 def test_a_context_that_runs_out_of_descriptors_leaves_none_open(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     real, calls = os.dup, iter(range(100))
 
@@ -93,6 +97,60 @@ def test_a_context_that_runs_out_of_descriptors_leaves_none_open(monkeypatch: py
     with pytest.raises(OSError, match="too many"):
         ContextLauncher(multiprocessing.get_context("fork"), None, ()).launch([])
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_multiprocessing_leaves_no_descriptor_open_either(run_script: RunScript) -> None:
+    ran = run_script(
+        """
+        import gc, multiprocessing, os, resource
+        from manyhands.workers.launching import ContextLauncher
+
+        launcher = ContextLauncher(multiprocessing.get_context("fork"), None, ())
+
+        def launch():
+            try:
+                launched = launcher.launch([])
+            except OSError:
+                return False
+            os.kill(launched.pid, 9)
+            launched.wait()
+            launched.close()
+            return True
+
+        assert launch()
+        gc.collect()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        before = os.listdir("/proc/self/fd")
+        for room in range(40):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + room, hard))
+            has_worked = launch()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            gc.collect()
+            assert len(os.listdir("/proc/self/fd")) == len(before), room
+            if has_worked:
+                break
+        print(room > 10, has_worked)
+        """
+    ).succeeded()
+    assert ran.stdout == "True True\n"
+
+
+def test_what_cannot_be_sent_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(launching, "_levels", lambda: threading.Lock())
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **_: started.append(args))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(TypeError, match="pickle"):
+        launching.CleanLauncher(b"").launch([])
+    assert not started
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_odd_entries_of_paths_and_arguments_harm_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, threading.Lock(), Path("/nowhere")])
+    monkeypatch.setattr(sys, "argv", [*sys.argv, threading.Lock()])
+    with ProcessPool(1) as pool:
+        assert pool.submit(eval, "__import__('sys').path[-1]").result(PATIENCE_S) == "/nowhere"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

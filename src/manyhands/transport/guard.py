@@ -13,6 +13,8 @@ import itertools
 import os
 import threading
 
+from manyhands.transport.environment import environment
+
 __all__ = ["MARK", "Guard", "shared_guard"]
 
 MARK = "MANYHANDS_OWNER"
@@ -66,7 +68,7 @@ class Guard:
 
     def environment(self, mark: str, base: dict[str, str] | None = None) -> dict[str, str]:
         """The environment for a process that shall not outlive this one."""
-        return {**(os.environ if base is None else base), MARK: self.value(mark)}
+        return {**(environment() if base is None else base), MARK: self.value(mark)}
 
     def watch(self) -> None:
         """Start the guard if it does not run. To be called before anything that it shall guard is started."""
@@ -84,7 +86,7 @@ class Guard:
             os.posix_spawn(
                 "/bin/sh",
                 ["/bin/sh", "-c", SCRIPT, "manyhands-guard", self._owner],
-                {name: value for name, value in os.environ.items() if name != MARK},
+                {name: value for name, value in environment().items() if name != MARK},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, read_fd, 0),
                     (os.POSIX_SPAWN_DUP2, null, 1),

@@ -30,6 +30,7 @@ PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath
 BOOT = "import sys; sys.path.append(sys.argv[1]); from manyhands.workers.process_child import main; main(sys.argv[2:])"
 PIPE_BYTES = 1 << 20  # the most that Linux grants without privilege; fewer wake-ups for large arguments and results
 F_SETPIPE_SZ = 1031
+MOST_FDS_OF_A_START = 4  # multiprocessing's fork opens two pipes, and leaves the first open when it cannot have the second
 
 
 @dataclass(slots=True)
@@ -156,6 +157,16 @@ class _Pipes:
         """What `Child` takes to open them again."""
         return [os.getpid(), self.to_child, self.from_child, self.control, -1, self.stdout, self.stderr]
 
+    def check_room(self, count: int) -> None:
+        """Raise OSError unless so many more descriptors can be opened."""
+        fds: list[int] = []
+        try:
+            for _ in range(count):
+                fds.append(os.dup(self.child_read))  # what was opened before it failed is closed, too
+        finally:
+            for fd in fds:
+                os.close(fd)
+
     def hand_over(self) -> None:
         """The child has its ends: close them here."""
         for fd in (*self.child_fds, self.child_stdout, self.child_stderr):
@@ -165,9 +176,10 @@ class _Pipes:
         """Nothing came of it."""
         for fd in self.open_fds:
             os.close(fd)
+        self.running = self.since = self.stack = None  # type: ignore[assignment]  # a mapping keeps a descriptor of its own
 
-    def launched(self, pid: int, mark: str, process: Any, set_up: tuple[Any, ...]) -> Launched:
-        """Put it together."""
+    def launched(self, pid: int, mark: str, process: Any, set_up: bytes) -> Launched:
+        """Put it together. Raises nothing: there is a process."""
         return Launched(
             pid,
             mark,
@@ -181,7 +193,7 @@ class _Pipes:
             self.since,
             self.stack,
             process,
-            pickle.dumps(set_up, payloads.PROTOCOL),
+            set_up,
         )
 
 
@@ -214,6 +226,7 @@ class CleanLauncher:
         """Start a worker. Raises OSError when that cannot be done."""
         if not sys.executable:
             raise OSError("there is no Python interpreter to start workers with: sys.executable is empty")
+        set_up = _set_up(_strings(sys.path), _strings(sys.argv), _authkey(), self._initializer)
         pipes = _Pipes()
         mark = shared_guard().new_mark()
         try:
@@ -230,9 +243,17 @@ class CleanLauncher:
             pipes.abandon()
             raise
         pipes.hand_over()
-        return pipes.launched(
-            process.pid, mark, process, (list(sys.path), list(sys.argv), _authkey(), self._initializer, _levels())
-        )
+        return pipes.launched(process.pid, mark, process, set_up)
+
+
+def _set_up(path: list[str] | None, argv: list[str] | None, authkey: bytes | None, initializer: bytes) -> bytes:
+    """The body of the SETUP frame. To be called before there is a process, which nobody would know if this raised."""
+    return pickle.dumps((path, argv, authkey, initializer, _levels()), payloads.PROTOCOL)
+
+
+def _strings(entries: list[Any]) -> list[str]:
+    """Paths or arguments, among which a program may have put what cannot be pickled, or only be loaded with them in place."""
+    return [str(entry) for entry in entries]
 
 
 def _levels() -> Levels | None:
@@ -262,9 +283,10 @@ class ContextLauncher:
         """Start a worker; `inherited` are descriptors that a fork must close. Raises what the context raises."""
         from multiprocessing.connection import Connection  # only for who uses multiprocessing
 
+        set_up = _set_up(None, None, None, b"")
+        is_fork = self._context.get_start_method(allow_none=False) == "fork"
         pipes = _Pipes()
         mark = shared_guard().new_mark()
-        is_fork = self._context.get_start_method(allow_none=False) == "fork"
         child_ends = (*pipes.child_fds, pipes.child_stdout, pipes.child_stderr)
         own_ends = (pipes.to_child, pipes.from_child, pipes.control, pipes.stdout, pipes.stderr)
         to_close = [*inherited, *own_ends, *child_ends] if is_fork else []
@@ -276,6 +298,7 @@ class ContextLauncher:
                 args=(ends, to_close, pipes.parent_ends, Guard.value(mark), self._initializer, self._initargs),
                 name="manyhands-worker",
             )
+            pipes.check_room(MOST_FDS_OF_A_START)
             process.start()
         except BaseException:
             pipes.abandon()
@@ -284,7 +307,7 @@ class ContextLauncher:
             for end in ends:
                 end.close()
         pipes.hand_over()
-        return pipes.launched(process.pid, mark, process, (None, None, None, b"", _levels()))
+        return pipes.launched(process.pid, mark, process, set_up)
 
 
 def _live(
