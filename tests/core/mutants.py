@@ -384,4 +384,22 @@ MUTANTS = [
         '    (State.STOPPING, State.RUNNING): "it had ended before the stop came: its result is being reported",\n',
         "",
     ),
+    Mutant(
+        "what is scarce for a moment fails the tasks for good",
+        "scheduler",
+        "if end.lacks_resources and self.now",
+        "if not end.lacks_resources and self.now",
+    ),
+    Mutant(
+        "a dismissed worker is given more",
+        "crew",
+        "        worker.dismissed = True\n        worker.allowance = 0\n        self.single.pop(worker.id, None)\n",
+        "",
+    ),
+    Mutant(
+        "a dismissed worker goes on when it is idle",
+        "crew",
+        "        worker.dismissed = True\n        worker.allowance = 0\n",
+        "        worker.dismissed = True\n",
+    ),
 ]

@@ -41,9 +41,8 @@ class Simulation:
             timers = self.pool.scheduler.timers
             timers._few = timers._many = 3  # stale ones are swept all the time
         self.witness = Witness(self.pool, max_tasks_per_worker=max_tasks)
-        self.ending = chance.choice(
-            (None, None, None, self.close, self.fail, self.curse, self.curse_the_new)
-        )  # what happens late in its life
+        endings = (None, self.close, self.fail, self.curse, self.curse_the_new, self.starve)  # what happens late in its life
+        self.ending = chance.choices(endings, (3, 1, 1, 1, 2, 1))[0]
         self.haste = chance.choice((0.95, 0.6, 0.2))  # how often little time passes, so that tasks look short
         self.moves = [
             (self.work, 40),
@@ -56,9 +55,10 @@ class Simulation:
             (self.cancel_job, 0.6),
             (self.cancel_task, 2),
             (self.cancel_running, 1.5),
-            (self.grow_too_large, 0.7),
+            (self.grow_too_large, 1),
             (self.wait_for_others, 4),
             (self.resize, 0.5),
+            (self.dismiss, 0.5),
             (self.take, 6),
             (self.say_stale_things, 3),
         ]
@@ -212,6 +212,15 @@ class Simulation:
         self.witness.limit = limit
         self.pool.feed(ev.PoolResized(limit))
 
+    def dismiss(self) -> None:
+        """Somebody is worn out: whoever has done something ends after what it is at, and gives back the rest."""
+        workers = list(self.pool.workers.workers.values())
+        if workers:
+            worker = self.chance.choice(workers)
+            self.pool.feed(ev.WorkerDismissed(worker.id))
+            if worker.is_recalled and self.chance.random() < 0.7:
+                self.pool.workers.give_back(worker.id)
+
     def _running(self) -> list[ScriptedWorker]:
         """Somebody who is in an item, if anybody is."""
         running = [worker for worker in self.pool.workers.workers.values() if worker.is_in_item and not worker.is_stopped]
@@ -270,11 +279,29 @@ class Simulation:
         is_stuck = True
         for _ in range(80):
             for worker in list(self.pool.workers.workers.values()):
-                if not worker.is_up:
+                if worker.retires:
+                    self.pool.workers.leave(worker.id)
+                elif not worker.is_up:
                     self.pool.workers.die(worker.id)
             is_stuck &= bool(self.pool.scheduler.workload.turns) and self.pool.scheduler.crew.only_waits
             self.pool.advance(0.05)
         assert not is_stuck, "all wait for tasks that no worker is left to run, and nobody gives up"
+
+    def starve(self) -> None:
+        """All workers die, and for a while the machine has nothing left for new ones: tasks wait for better times, none fails."""
+        failed = self.witness.seen["failed for want of workers"]
+        self.open_job()
+        job_id = max(self.witness.jobs)
+        self.pool.add(job_id, min(20, self.pool.scheduler.room(job_id, consumer_waits=True)))
+        for worker_id in list(self.pool.workers.workers):
+            self.pool.workers.die(worker_id)
+        for _ in range(80):
+            for worker in list(self.pool.workers.workers.values()):
+                if not worker.is_up:
+                    self.pool.workers.die(worker.id, end=WorkerEnd(reason="no descriptors left", lacks_resources=True))
+                    self.witness.seen["could not be started"] += 1
+            self.pool.advance(0.05)
+        assert self.witness.seen["failed for want of workers"] == failed, "what is scarce for a moment fails the tasks for good"
 
     def _open_jobs(self) -> set[int]:
         return {job_id for job_id, job in self.pool.scheduler.jobs.items() if not job.closed}

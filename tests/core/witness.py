@@ -65,6 +65,7 @@ class Witness:
         self.late: dict[int, tuple[int, int] | None] = {}  # worker: the item that it was in when it gave back what waited behind
         self.unseen_begins: set[tuple[int, int]] = set()  # nobody could see that these had begun when their worker died
         self.seen: Counter[str] = Counter()  # what happened at all: tells whether a test is worth anything
+        self.dismissed: set[int] = set()  # workers that had done something before they were dismissed
         self.too_large: set[tuple[int, int]] = set()  # tasks that were said to take too much memory
         self.limit = pool.scheduler.crew.limit
         self.has_failed = False
@@ -89,6 +90,9 @@ class Witness:
                     self.jobs[job_id].stopped_tasks.setdefault(index, self.pool.clock())
             case ev.OutcomesTaken(job_id, count):
                 self.jobs[job_id].taken += count
+            case ev.WorkerDismissed(worker_id):
+                if worker_id in self.pool.workers.workers and self._has_reported(worker_id):
+                    self.dismissed.add(worker_id)
             case ev.PoolFailed():
                 self.has_failed = True
             case ev.PoolClosed(cancel):
@@ -125,6 +129,7 @@ class Witness:
         assert not job.cancelled, f"job {batch.job_id} is cancelled, and {batch.items} are sent"
         assert not self.dropped, f"the pool was closed with cancel, and {batch.items} are sent"
         assert not self.has_failed, f"the pool has failed, and {batch.items} are sent"
+        assert action.worker_id not in self.dismissed, f"worker {action.worker_id} is dismissed, and is sent {batch.items}"
         assert batch.items == [(batch.job_id, batch.start + offset) for offset in range(len(batch.items))]
         self.sent[batch.id] = Sent(batch.job_id, batch.start, len(batch.items), action.worker_id)
         self.seen["batch of many" if len(batch.items) > 1 else "batch of one"] += 1
@@ -150,6 +155,9 @@ class Witness:
     def _retires(self, worker_id: int) -> None:
         if self.max_tasks_per_worker is not None and self._tasks_of(worker_id) == self.max_tasks_per_worker:
             return
+        if worker_id in self.dismissed:
+            self.seen["retired because dismissed"] += 1
+            return
         workers = self.pool.workers.workers.values()
         if sum(not worker.waits and not worker.retires for worker in workers) > self.limit:
             self.seen["retired because there were too many"] += 1
@@ -157,6 +165,9 @@ class Witness:
         assert self.closed, f"worker {worker_id} could go on"
         waiting = [job_id for job_id, job in self.jobs.items() if job.added > job.delivered + self._with_workers(job_id)]
         assert not waiting, f"worker {worker_id} is retired, while tasks of jobs {waiting} wait"
+
+    def _has_reported(self, worker_id: int) -> bool:
+        return any(sent.worker_id == worker_id and sent.reported for sent in self.sent.values())
 
     def _with_workers(self, job_id: int) -> int:
         loads = [load for worker in self.pool.workers.workers.values() for load in worker.loads]
