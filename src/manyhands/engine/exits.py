@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from manyhands.engine.unread import tell_all
 from manyhands.transport.emitting import shared_emitter
 from manyhands.transport.lines import shared_output
 
@@ -59,6 +60,8 @@ def _wind_up() -> None:
         if not was_interrupted:
             shared_emitter().flush()
             shared_output().flush()  # of pools that had ended before
+        if getattr(sys, "last_type", None) is None:  # else the program ends by an error, which is told already
+            tell_all()
     except KeyboardInterrupt:
         for engine in engines:
             engine.kill()

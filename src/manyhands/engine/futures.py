@@ -13,6 +13,7 @@ from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Success
 from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import NotOpened, error_of, outcome_of_one, values_of
+from manyhands.engine.unread import Unread
 from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
 from manyhands.transport.blobs import Blobs
@@ -54,6 +55,7 @@ class TaskFuture(Future[Any]):
     """
 
     takes_packed = False
+    _unread: Unread | None = None  # of a failure that nobody has looked at
 
     def __init__(self, submissions: Submissions, index: int, key: object) -> None:
         super().__init__()
@@ -116,6 +118,9 @@ class TaskFuture(Future[Any]):
                 return value
             self._open()
             return super().result(0)
+        except BaseException:
+            self._look()
+            raise
         finally:
             self = None  # type: ignore[assignment]  # breaks the cycle future - exception - traceback - this frame
 
@@ -127,6 +132,7 @@ class TaskFuture(Future[Any]):
             with Waiting(self._needs(), is_limited=timeout is not None):
                 error = super().exception(timeout)
         if error is not None or type(self._result) is not Sealed:
+            self._look()
             return error
         self._open()
         return super().exception(0)
@@ -159,6 +165,7 @@ class TaskFuture(Future[Any]):
         if self.done():
             self._open()
         super().add_done_callback(fn)
+        self._look()
 
     def _invoke_callbacks(self) -> None:
         # 1. The loop delivers a result, and sees that there are no callbacks. 2. Another thread adds one. 3. It must not run
@@ -172,7 +179,14 @@ class TaskFuture(Future[Any]):
         # asyncio of Python 3.14 copies the state through this method.
         if self.done():
             self._open()
+            self._look()
         return super()._get_snapshot()  # type: ignore[misc]
+
+    def _look(self) -> None:
+        """Somebody knows how the task has ended, or will."""
+        unread = self._unread
+        if unread is not None:
+            unread.is_read = True
 
     def need(self) -> Need | None:
         """The task that must end first; None when it has."""
@@ -215,6 +229,9 @@ class TaskFuture(Future[Any]):
         self._submissions = None
         if self.key is not None:
             note(error, f"task: {self.key!r}")
+        if not self._waiters and not self._done_callbacks:  # type: ignore[attr-defined]
+            self._unread = Unread(error, self.key)  # before anybody can read it
+            self._unread.watch(self._condition)
         try:
             self.set_exception(error)
         except InvalidStateError:
