@@ -131,6 +131,9 @@ def test_a_crash_loses_nothing_that_was_written(kind: str, how: signal.Signals) 
         outcome = outcome_of(pool, die, how)
         assert outcome.state is State.CRASHED
         assert outcome.stdout == "last words\nand half a line"
+        assert outcome.started_at is not None
+        assert outcome.duration_s is not None
+        assert abs(outcome.started_at + outcome.duration_s - time.time()) < PATIENCE_S
         assert (outcome.stderr or "").startswith("and half an error")
         assert "and half an error" in str(outcome.error)
         assert ("Fatal Python error" in (outcome.stderr or "")) == (how == signal.SIGSEGV)
@@ -161,16 +164,27 @@ def test_what_was_written_until_the_time_out_is_kept() -> None:
         assert future.outcome(PATIENCE_S).state is State.CANCELLED
 
 
-def test_a_retry_tells_what_the_last_try_wrote(tmp_path: Any) -> None:
-    def fail_once(path: str) -> None:
-        print("second" if os.path.exists(path) else "first")
-        if not os.path.exists(path):
-            open(path, "w").close()
+def test_a_retry_tells_what_the_last_try_wrote_and_its_history_the_rest(tmp_path: Any) -> None:
+    def end_differently(folder: Any) -> None:
+        for number in range(4):
+            mark = folder / str(number)
+            if not mark.exists():
+                break
+        mark.touch()
+        print("try", number)
+        print("error", number, file=sys.stderr)
+        if number == 0:
             raise ValueError
+        if number == 1:
+            os._exit(3)
+        if number == 2:
+            time.sleep(PATIENCE_S)
 
     with Pool("process", 1) as pool:
-        outcome = outcome_of(pool, fail_once, str(tmp_path / "was here"), retries=1)
-    assert (outcome.attempts, outcome.stdout) == (2, "second\n")
+        outcome = outcome_of(pool, end_differently, tmp_path, retries=3, timeout=1)
+    assert (outcome.attempts, outcome.stdout) == (4, "try 3\n")
+    assert [attempt.state for attempt in outcome.history] == [State.FAILED, State.CRASHED, State.TIMED_OUT, State.SUCCEEDED]
+    assert [(attempt.stdout, attempt.stderr) for attempt in outcome.history] == [(f"try {n}\n", f"error {n}\n") for n in range(4)]
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])

@@ -298,7 +298,11 @@ def test_the_story_has_every_try_of_a_success_too(tmp_path: Path) -> None:
     crash = outcome.history[1]
     assert isinstance(crash.error, WorkerCrashed)
     assert (crash.pid, crash.error.attempt) == (crash.error.pid, 2)
-    assert outcome.history[0].started_at is not None
+    starts = [attempt.started_at or 0.0 for attempt in outcome.history]
+    assert starts == sorted(starts)
+    assert starts[0] > 0
+    assert all(attempt.duration_s is not None for attempt in outcome.history)
+    assert outcome.history[2].duration_s >= 1  # type: ignore[operator]
     assert outcome.history[3].duration_s == outcome.duration_s
     lines = outcome.story().splitlines()
     assert len(lines) == 4

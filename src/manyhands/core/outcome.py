@@ -29,9 +29,10 @@ class Attempt:
         pid: of the worker's process, where it is known: of those that died.
         started_at: its start, in seconds since the epoch; None when unknown.
         duration_s: wall time; None when unknown.
+        stdout, stderr: what it wrote, as in `Outcome`; None when that was not captured.
     """
 
-    __slots__ = ("_error", "duration_s", "number", "pid", "reason", "started_at", "state", "worker")
+    __slots__ = ("_error", "duration_s", "number", "pid", "reason", "started_at", "state", "stderr", "stdout", "worker")
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class Attempt:
         pid: int | None = None,
         started_at: float | None = None,
         duration_s: float | None = None,
+        stdout: str | None = None,
+        stderr: str | None = None,
     ) -> None:
         self.number = number
         self.state = state
@@ -52,6 +55,8 @@ class Attempt:
         self.pid = pid
         self.started_at = started_at
         self.duration_s = duration_s
+        self.stdout = stdout
+        self.stderr = stderr
         self._error = error
 
     @property

@@ -407,8 +407,11 @@ class Scheduler:
         stop = worker.stop
         before, state = State.RUNNING, State.CRASHED
         if stop is not None:
+            was_at = culprit
             culprit = stop.offset if stop.batch_id == batch.id else -1
             before, state = State.STOPPING, stop.reason
+            if culprit != was_at:
+                end = end.without_task()
         begun = max(begun, culprit + 1, batch.done)
         again = batch.tries.then(State.READY, end, worker.id, charged=False)
         self.workload.put_back(job, batch.give_back(len(batch.items) - begun))

@@ -170,6 +170,8 @@ class WorkerEnd(NamedTuple):
         left_behind: what stopped work has left: the completed command with the output so far, for instance.
         memory_limit_bytes: the limit that it was over when it was stopped for it.
         output: what the running task wrote, when its policy captures that.
+        started_at, ended_at: monotonic seconds at which the running task began, and at which the worker was found dead; None when
+            it ran none.
     """
 
     pid: int = 0
@@ -183,6 +185,12 @@ class WorkerEnd(NamedTuple):
     memory_limit_bytes: int | None = None
     output: Any = None
     lacks_resources: bool = False
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    def without_task(self) -> WorkerEnd:
+        """The same end, for another task than the one that was running."""
+        return self._replace(output=None, started_at=None, ended_at=None)
 
 
 class Try(NamedTuple):

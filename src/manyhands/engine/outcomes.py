@@ -161,10 +161,10 @@ def outcome_of_one(
         output = result.outputs[offset] if result.outputs is not None else None
         if error is not None:
             state = State.FAILED
-    elif isinstance(result, Failure):
-        at, took_s, output = result.started_at + MONOTONIC_TO_EPOCH_S, result.ended_at - result.started_at, result.output
-    elif isinstance(result, WorkerEnd):
+    elif isinstance(result, Failure | WorkerEnd):
+        at, took_s = _times_of(result)
         output = result.output
+    stdout, stderr = _texts_of(output)
     return Outcome(
         index=index,
         key=key,
@@ -175,10 +175,22 @@ def outcome_of_one(
         worker=f"{kind}-{delivery.worker_id}" if delivery.worker_id > 0 else "",
         started_at=at,
         duration_s=took_s,
-        history=_history(delivery, policy, kind, error, at, took_s) if delivery.history else (),
-        stdout=text_of(output[0]) if output is not None else None,
-        stderr=text_of(output[1]) if output is not None else None,
+        history=_history(delivery, policy, kind, error, at, took_s, stdout, stderr) if delivery.history else (),
+        stdout=stdout,
+        stderr=stderr,
     )
+
+
+def _times_of(result: Failure | WorkerEnd) -> tuple[float | None, float | None]:
+    """Start of a try in seconds since the epoch, and its duration, as far as they are known."""
+    if result.started_at is None or result.ended_at is None:
+        return None, None
+    return result.started_at + MONOTONIC_TO_EPOCH_S, result.ended_at - result.started_at
+
+
+def _texts_of(output: Any) -> tuple[str | None, str | None]:
+    """What a try wrote to standard output and standard error; None where it was not captured."""
+    return (text_of(output[0]), text_of(output[1])) if output is not None else (None, None)
 
 
 def _history(
@@ -188,6 +200,8 @@ def _history(
     error: BaseException | None,
     began_at: float | None,
     duration_s: float | None,
+    stdout: str | None,
+    stderr: str | None,
 ) -> tuple[Attempt, ...]:
     """All tries of a task that had several, the last included: it ended with `error`."""
     tries = [_attempt_of(one, policy, kind) for one in delivery.history]
@@ -203,6 +217,8 @@ def _history(
             pid=(result.pid or None) if isinstance(result, WorkerEnd) else None,
             started_at=began_at,
             duration_s=duration_s,
+            stdout=stdout,
+            stderr=stderr,
         )
         tries.append(last)
     return tuple(tries)
@@ -210,7 +226,10 @@ def _history(
 
 def _attempt_of(one: Try, policy: Policy, kind: str) -> Attempt:
     result = one.result
-    is_failure = isinstance(result, Failure)
+    # READY: the worker has died at another task, of which its end tells.
+    is_known = isinstance(result, Failure | WorkerEnd) and one.state is not State.READY
+    started_at, duration_s = _times_of(result) if is_known else (None, None)
+    stdout, stderr = _texts_of(result.output if is_known else None)
     return Attempt(
         one.number,
         one.state,
@@ -218,6 +237,8 @@ def _attempt_of(one: Try, policy: Policy, kind: str) -> Attempt:
         error=None if one.state is State.READY else lambda: _error_from(one.state, result, policy, one.number),
         worker=f"{kind}-{one.worker_id}",
         pid=(result.pid or None) if isinstance(result, WorkerEnd) else None,
-        started_at=result.started_at + MONOTONIC_TO_EPOCH_S if is_failure else None,
-        duration_s=result.ended_at - result.started_at if is_failure else None,
+        started_at=started_at,
+        duration_s=duration_s,
+        stdout=stdout,
+        stderr=stderr,
     )

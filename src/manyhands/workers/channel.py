@@ -366,12 +366,13 @@ class Channel:
         for fd in launched.descriptors():
             self._loop.unwatch(fd)
         end = launched.wait()
+        ended_at = time.monotonic()
         if self._tree is not None:
             shared_feller().sweep(self._tree)  # what its tasks have left behind, in whatever session
         self._read_results(launched)
         for name, fd in (("stdout", launched.stdout), ("stderr", launched.stderr)):
             self._drain(fd, name)
-        running, _ = self.running()
+        running, since = self.running()
         stack = launched.stack_text()
         if stack and not self._is_late:
             self._take_output("stderr", stack.encode())  # where Python's own fault handler writes it
@@ -389,6 +390,7 @@ class Channel:
         reason = f"worker {end.pid} ended before it was ready: {tail or 'it said nothing'}"
         if running is not None:
             reason = why_killed(end) if end.signal == signal.SIGKILL else ""
+            end = end._replace(started_at=since, ended_at=ended_at)
         end = end._replace(stderr_tail=tail, reason=reason, stack=stack, output=output)
         self._sequel.call(lambda: self._keeper.report(lambda: self._bury(end, running)))
 
