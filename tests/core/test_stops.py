@@ -6,7 +6,7 @@ import pytest
 
 from core.scripts import attempts, begin, bring_up_all, pool_with, run_all, sent, states, taken
 from manyhands.core import events as ev
-from manyhands.core.tasks import Success
+from manyhands.core.tasks import Success, WorkerEnd
 
 
 def test_a_task_is_stopped_when_its_time_is_over() -> None:
@@ -119,6 +119,20 @@ def test_a_result_that_the_stop_destroys_does_not_count() -> None:
     run_all(pool)
     assert states(pool) == {0: "timed_out", 1: "succeeded", 2: "succeeded"}
     assert attempts(pool) == {0: 1, 1: 2, 2: 1}
+
+
+@pytest.mark.parametrize("moves_on", [False, True])
+def test_what_a_worker_wrote_and_since_when_is_of_the_task_that_it_was_at(*, moves_on: bool) -> None:
+    pool = pool_with(2, batch_size=2, timeout_s=1.0)
+    begin(pool, 1)
+    pool.advance(1.0)
+    if moves_on:
+        pool.workers.end(1)
+        pool.workers.begin(1)
+    pool.workers.die(1, end=WorkerEnd(signal=9, output=("out", "err"), started_at=0.0, ended_at=1.0))
+    run_all(pool)
+    (end,) = [deliver.result for deliver in taken(pool, ev.Deliver) if deliver.state == "timed_out"]
+    assert (end.output, end.started_at, end.ended_at) == ((None, None, None) if moves_on else (("out", "err"), 0.0, 1.0))
 
 
 def test_a_stop_is_settled_though_nobody_saw_where_its_worker_was() -> None:
