@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,6 +139,26 @@ def test_a_crash_loses_nothing_that_was_written(kind: str, how: signal.Signals) 
         assert "and half an error" in str(outcome.error)
         assert ("Fatal Python error" in (outcome.stderr or "")) == (how == signal.SIGSEGV)
         assert outcome_of(pool, speak, 1).stdout == "out 1\nno line's end"
+
+
+def close_descriptors() -> None:
+    os.closerange(3, 200)
+
+
+def open_files(folder: str) -> None:
+    for number in range(4):
+        os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT)
+    print("opened")
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_marks_reach_us_though_a_task_has_closed_all_descriptors(kind: str, tmp_path: Path) -> None:
+    with pool_of(kind) as pool:
+        assert outcome_of(pool, print, "before").stdout == "before\n"
+        assert outcome_of(pool, close_descriptors).succeeded
+        assert outcome_of(pool, open_files, str(tmp_path)).stdout == "opened\n"
+        assert outcome_of(pool, print, "after").stdout == "after\n"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b""] * 4
 
 
 def test_a_crash_in_a_batch_costs_no_other_items_output() -> None:

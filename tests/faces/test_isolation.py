@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ def change_folder() -> None:
 
 
 def change_folder_unseen() -> None:
-    import posix
+    ctypes_chdir()
+    nap()
 
-    posix.chdir("/")
-    time.sleep(0.01)  # a look is taken after 2 ms
+
+def ctypes_chdir() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).chdir(b"/")
 
 
 def change_environment() -> None:
@@ -159,6 +164,17 @@ def test_it_is_put_back_within_a_batch_too(change: Callable[[], None]) -> None:
     assert first == second
 
 
+def call(call: tuple[Any, ...]) -> Any:
+    function, *args = call
+    return function(*args)
+
+
+def test_a_function_of_os_may_be_the_task_itself() -> None:
+    with ProcessPool(1) as pool:  # it travels as one of `posix`
+        first, _, second = pool.map(call, [(os.getcwd,), (os.chdir, "/"), (os.getcwd,)], chunksize=3)
+    assert first == second
+
+
 def test_what_the_initializer_has_changed_stays(tmp_path: Path) -> None:
     def initialize(folder: str) -> None:
         os.chdir(folder)
@@ -175,18 +191,78 @@ def test_what_the_initializer_has_changed_stays(tmp_path: Path) -> None:
             assert seen["handlers"][signal.SIGTERM - 1] == str(signal.SIG_IGN)
 
 
-def test_what_a_module_adds_when_it_is_imported_stays(tmp_path: Path) -> None:
+CHANGING_MODULE = """
+import os, signal, socket, sys
+os.chdir("/")
+os.environ["ADDS"] = "1"
+os.environ["LANG"] = "changed"
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+socket.setdefaulttimeout(77)
+sys.excepthook = len
+sys.path.append("/adds")
+sys.setrecursionlimit(1234)
+"""
+
+
+class ImportedThere:
+    """Imports a module in the process in which it is rebuilt."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return importlib.import_module, (self.name,)
+
+
+def extend_path(folder: str) -> None:
+    sys.path.append(folder)
+
+
+def what_the_module_changed(_: object = None) -> list[object]:
+    variables = os.environ.get("ADDS"), os.environ["LANG"]
+    return [os.getcwd(), *variables, signal.getsignal(signal.SIGUSR1), socket.getdefaulttimeout(), sys.getrecursionlimit()]
+
+
+def nap(_: object = None) -> None:
+    time.sleep(0.01)  # a look is taken after 2 ms
+
+
+@pytest.mark.parametrize("where", ["argument", "item", "function"])
+def test_what_a_module_does_when_an_argument_or_a_function_imports_it_stays(tmp_path: Path, where: str) -> None:
+    (tmp_path / "changes_things.py").write_text(CHANGING_MODULE)
+    there = ImportedThere("changes_things")
+    expected = ["/", "1", "changed", signal.SIG_IGN, 77.0, 1234]
+    with ProcessPool(1, initializer=extend_path, initargs=(str(tmp_path),)) as pool:
+        if where == "argument":
+            assert pool.submit(what_the_module_changed, there).result(PATIENCE_S) == expected
+        elif where == "item":
+            assert list(pool.map(what_the_module_changed, [None, there, None], chunksize=3))[1:] == [expected] * 2
+        else:
+            assert pool.submit(partial(what_the_module_changed, there)).result(PATIENCE_S) == expected
+        for change in (nap, change_folder, change_environment, ignore_signals, change_interpreter, change_socket_timeout):
+            pool.submit(change).result(PATIENCE_S)
+            assert pool.submit(what_the_module_changed).result(PATIENCE_S) == expected
+
+
+def test_what_a_module_adds_when_a_task_imports_it_stays(tmp_path: Path) -> None:
     (tmp_path / "adds_things.py").write_text("import os, sys\nos.environ['ADDS'] = '1'\nsys.path.append('/adds')\n")
 
     def use(_: int) -> tuple[Any, bool]:
         importlib.import_module("adds_things")
         return os.environ.get("ADDS"), "/adds" in sys.path
 
-    def initialize(folder: str) -> None:
-        sys.path.append(folder)
-
-    with ProcessPool(1, initializer=initialize, initargs=(str(tmp_path),)) as pool:
+    with ProcessPool(1, initializer=extend_path, initargs=(str(tmp_path),)) as pool:
         assert [pool.submit(use, number).result(PATIENCE_S) for number in range(3)] == [("1", True)] * 3
+
+
+def test_what_a_tiny_task_has_done_by_means_of_its_own_is_put_back_before_a_task_that_comes_later() -> None:
+    with ProcessPool(1) as pool:
+        before = pool.submit(state).result(PATIENCE_S)
+        for _ in range(5):  # among other tiny ones, so that nobody looks after it
+            pool.submit(abs, 1).result(PATIENCE_S)
+            pool.submit(ctypes_chdir).result(PATIENCE_S)
+            time.sleep(0.03)
+            assert pool.submit(state).result(PATIENCE_S) == before
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

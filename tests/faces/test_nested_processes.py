@@ -326,6 +326,33 @@ def test_tasks_that_were_only_submitted_run_after_their_submitter() -> None:
             path.unlink(missing_ok=True)
 
 
+submitted: list[Future[int]] = []
+
+
+def submit_in_the_middle_of_the_report() -> str:
+    """As a finalizer or a signal handler may."""
+    pool = current_pool()
+    real = os.writev
+
+    def writev(fd: int, parts: Any) -> int:
+        os.writev = real
+        submitted.append(pool.submit(abs, -7))
+        return real(fd, parts)
+
+    os.writev = writev
+    return "reported"
+
+
+def submitted_result() -> int:
+    return submitted[0].result(PATIENCE_S)
+
+
+def test_what_is_submitted_while_a_worker_reports_goes_after_the_report() -> None:
+    with ProcessPool(1) as pool:
+        assert pool.submit(submit_in_the_middle_of_the_report).result(PATIENCE_S) == "reported"
+        assert pool.submit(submitted_result).result(PATIENCE_S) == 7
+
+
 def test_a_thread_of_a_task_may_wait() -> None:
     def outer() -> int:
         values: list[int] = []

@@ -8,14 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections import deque
 
 from manyhands.transport import payloads
-from manyhands.transport.frames import Kind, write_frame
+from manyhands.transport.frames import Kind
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Callable
     from typing import Any
 
@@ -45,20 +43,16 @@ def forget_handlers() -> None:
 class Records:
     """Sends what is logged in this process to the parent, unless it has handlers of its own at the root.
 
-    `writing` guards the pipe; what is logged while it is held waits in `_waiting` until `write` is called.
-
     Args:
-        fd: gives the result pipe.
+        put: of the worker's `Uplink`.
         task: tells the running task, as (job, index).
         parents: the parent's levels, for loggers that have none of their own here.
     """
 
-    def __init__(self, fd: Callable[[], int], writing: LockType, task: Callable[[], Any], parents: Levels | None) -> None:
-        self._fd = fd
-        self._writing = writing
+    def __init__(self, put: Callable[[int, int, bytes], None], task: Callable[[], Any], parents: Levels | None) -> None:
+        self._put = put
         self._task = task
         self._pid = os.getpid()
-        self._waiting: deque[bytes] = deque()
         if not logging.root.handlers:
             _take_over(parents)
             logging.root.addHandler(_Forwarder(self._send))
@@ -67,20 +61,8 @@ class Records:
         """Send the fields of a record; False in a fork that a task has made: the pipe is not for it."""
         if os.getpid() != self._pid:
             return False
-        self._waiting.append(pickle.dumps((self._task(), plain, others), payloads.PROTOCOL))
-        # 1. A thread writes to the pipe. 2. The garbage collector or a signal handler runs there, and logs. 3. The record must
-        # not wait for the lock, which this very thread holds: whoever holds it writes what waits before the next results.
-        while self._waiting and self._writing.acquire(blocking=False):
-            try:
-                self.write()
-            finally:
-                self._writing.release()
+        self._put(Kind.LOGGED, 0, pickle.dumps((self._task(), plain, others), payloads.PROTOCOL))
         return True
-
-    def write(self) -> None:
-        """Write what waits. With the lock."""
-        while self._waiting:
-            write_frame(self._fd(), Kind.LOGGED, 0, self._waiting.popleft())
 
 
 def _take_over(parents: Levels | None) -> None:

@@ -90,7 +90,7 @@ def _read_exactly(fd: int, length: int) -> bytes | None:
 
 
 class FrameReader:
-    """Takes bytes as they come from a non-blocking pipe, gives whole frames."""
+    """Takes bytes as they come from a pipe, gives whole frames."""
 
     __slots__ = ("_body", "_buffer", "_got", "_head")
 
@@ -101,7 +101,7 @@ class FrameReader:
         self._got = 0
 
     def read(self, fd: int) -> tuple[list[Frame], bool]:
-        """Read what is there now. Gives the frames that are complete, and whether the pipe may have more to come."""
+        """Read what is in a non-blocking pipe. Gives the frames that are complete, and whether there may be more to come."""
         frames: list[Frame] = []
         while True:
             try:
@@ -111,6 +111,10 @@ class FrameReader:
             if not more:
                 return frames, False
             frames.extend(self._frames())
+
+    def wait(self, fd: int) -> list[Frame | None]:
+        """Read once from a blocking pipe. Gives the frames that are complete, perhaps none; at its end a None."""
+        return list(self._frames()) if self._read_once(fd) else [None]
 
     def _read_once(self, fd: int) -> int:
         if self._body is not None:

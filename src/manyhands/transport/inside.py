@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from _thread import allocate_lock
 
-from manyhands.transport.frames import Kind, write_frame
+from manyhands.transport.frames import Kind
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 __all__ = ["OFFSET_BITS", "Line", "worker"]
 
@@ -18,22 +17,20 @@ OFFSET_BITS = 24  # the word that tells which task is running is batch id << OFF
 
 
 class Line:
-    """What tasks of this process ask of its parent, and the answers. Any thread of a task may ask.
+    """What tasks of this process ask of its parent, and the answers.
 
-    `_lock` guards the result pipe, which `_fd()` gives; both are the worker's.
+    Any thread of a task may ask, also in a finalizer or a signal handler: no lock is waited for.
 
     Attributes:
         is_initializing: there are no tasks yet; if there is an initializer, it runs.
     """
 
-    def __init__(self, fd: Callable[[], int], lock: Any, running: memoryview) -> None:
+    def __init__(self, put: Callable[[int, int, bytes], None], running: memoryview) -> None:
         self.is_initializing = True
+        self._put = put  # of the worker's `Uplink`
         self._running = running
         self._pid = os.getpid()
-        self._fd = fd
-        self._lock = lock
-        self._numbering = allocate_lock()
-        self._last_call = 0
+        self._numbers = itertools.count(1)
         self._takers: dict[int, Callable[[int, bytes], None]] = {}
 
     def running(self) -> tuple[int, int] | None:
@@ -48,12 +45,10 @@ class Line:
         """
         if os.getpid() != self._pid:
             raise RuntimeError("this process is a fork of a worker: pools of the program cannot be used here")
-        with self._numbering:
-            self._last_call = call_id = self._last_call + 1
+        call_id = next(self._numbers)
         if take is not None:
             self._takers[call_id] = take
-        with self._lock:
-            write_frame(self._fd(), Kind.ASKED, call_id, body)
+        self._put(Kind.ASKED, call_id, body)
         return call_id
 
     def answer(self, kind: int, call_id: int, body: bytes) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import time
 from _thread import allocate_lock
 
-__all__ = ["CONTROL", "READ", "STACK", "WRITE", "Lifelines", "tell_faults"]
+__all__ = ["CONTROL", "ERR", "OUT", "READ", "STACK", "WRITE", "Lifelines", "tell_faults"]
 
 READ, WRITE, CONTROL, STACK, OUT, ERR = range(6)
 MODES = (os.O_RDONLY, os.O_WRONLY, os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_WRONLY)
 HIGHEST = 1024  # the usual limit; a larger one would only make the table of descriptors larger
 ROOM = 64  # below the limit, for our numbers
+TRUST_S = 0.002  # since `trust`, unless a task has said otherwise: an fstat costs as much as the rest of a tiny task
 
 
 class Lifelines:
@@ -27,6 +29,9 @@ class Lifelines:
         parent: the pid of the parent, and its ends of READ, WRITE, CONTROL, STACK (it has none), OUT and ERR.
 
     `fds` has the present numbers, as a rule none below `lowest`. `_mending` is held while they change.
+
+    Attributes:
+        touched: not empty after a task has called something that may have harmed them, or the process; see `Upkeep`.
     """
 
     def __init__(self, fds: list[int], parent: list[int]) -> None:
@@ -36,6 +41,8 @@ class Lifelines:
         self._identities = [_identity(fd) for fd in self.fds]
         self._standard: list[tuple[int, int] | None] = [None] * 3
         self._mending = allocate_lock()
+        self.touched: list[str] = []
+        self._trusted_until = 0.0
 
     def keep_standard(self) -> None:
         """What descriptors 0 to 2 are now, they shall be after each batch."""
@@ -53,6 +60,17 @@ class Lifelines:
             return False
         return (status.st_dev, status.st_ino) == self._identities[role]
 
+    def trust(self, now: float) -> None:
+        """A task begins that has done nothing yet."""
+        self._trusted_until = now + TRUST_S
+
+    def whole(self, role: int) -> int:
+        """The number of a descriptor, which is ours for sure: what a task has closed is opened again. Else the worker ends."""
+        if (self.touched or time.monotonic() > self._trusted_until) and not self.is_whole(role) and not self.mend():
+            os.write(2, b"manyhands: a task has closed the descriptors of its worker, which therefore ends\n")
+            os._exit(1)
+        return self.fds[role]
+
     def mend(self) -> bool:
         """Open again what is no longer what it was; False when that cannot be done."""
         with self._mending:
@@ -64,6 +82,7 @@ class Lifelines:
                         if role < STACK:
                             return False
                         self._identities[role] = None
+                        self.fds[role] = -1
                         if role == STACK:
                             tell_faults(2)
         return True

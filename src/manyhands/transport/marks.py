@@ -10,11 +10,16 @@ import io
 import os
 import select
 import sys
+from errno import EBADF
+
+from manyhands.transport.lifelines import ERR, OUT
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from manyhands.transport.lifelines import Lifelines
 
 __all__ = ["BEGIN", "END", "MARK_BYTES", "NEXT", "NONCE_BYTES", "Marker", "prefix_of"]
 
@@ -30,12 +35,15 @@ def prefix_of(nonce: bytes) -> bytes:
 
 
 class Marker:
-    """Writes marks, and lets nothing wait in a buffer that a crash would lose."""
+    """Writes marks, and lets nothing wait in a buffer that a crash would lose.
 
-    def __init__(self, nonce: bytes) -> None:
+    They go through the worker's own descriptors: a task may let 1 and 2 lead elsewhere, or close whatever it finds.
+    """
+
+    def __init__(self, nonce: bytes, lines: Lifelines) -> None:
         self.nonce = nonce
         self._prefix = prefix_of(nonce)
-        self._fds = [fd for fd in map(_duplicate, (1, 2)) if fd >= 0]  # a task may let 1 and 2 lead elsewhere
+        self._lines = lines
         self._flush_c = _flush_of_c()
         self._streams: dict[str, tuple[Any, Any]] = {}
 
@@ -70,8 +78,10 @@ class Marker:
         if self._flush_c is not None:
             self._flush_c()
         mark = self._prefix + kind + b"%016x%06x\n" % (batch_id, offset)
-        for fd in self._fds:
-            _write_whole(fd, mark)
+        for role in (OUT, ERR):
+            fd = self._lines.whole(role)
+            if fd >= 0 and not _write_whole(fd, mark) and self._lines.mend():  # C code has closed it
+                _write_whole(self._lines.fds[role], mark)
 
 
 # Kept, since a thread that a task has left behind may be in `print`, which until Python 3.14 does not hold on to `sys.stdout`.
@@ -110,24 +120,18 @@ def _leads_to(stream: io.TextIOWrapper, fd: int) -> bool:
         return False
 
 
-def _duplicate(fd: int) -> int:
-    try:
-        return os.dup(fd)
-    except OSError:  # a task has closed it
-        return -1
-
-
-def _write_whole(fd: int, mark: bytes) -> None:
+def _write_whole(fd: int, mark: bytes) -> bool:
+    """Write a mark; False when the descriptor is closed."""
     while True:
         try:
             os.write(fd, mark)  # of this size all or nothing
-            return
+            return True
         except BlockingIOError:  # a task has made the pipe non-blocking
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()
-        except OSError:
-            return  # a task has closed it
+        except OSError as error:
+            return error.errno != EBADF  # else nobody reads it any more
 
 
 def _flush_of_c() -> Callable[[], None] | None:

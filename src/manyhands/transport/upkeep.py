@@ -1,12 +1,14 @@
 """What a task has changed in its worker's process, put back for the next one: working folder, environment, signals and the like.
 
-What is right, is what was there when the initializer had returned. A look at everything takes 15 us, longer than a tiny task. So
-it follows a task that has called something which says so: `os.chdir`, `os.umask`, `signal.signal`, `os.closerange` and a few
-more are wrapped for that, and the next task of the same batch does not see what they did. What is changed in other ways, is found
-after a batch by a glance (what costs no system call), or by the look that is taken whenever the last one is 2 ms ago.
+What is right, is what was there when the initializer had returned. A look at everything takes 15 us and more, longer than a tiny
+task. So it follows a task that has called something which says so: `os.chdir`, `os.umask`, `signal.signal`, `os.closerange` and a
+few more are wrapped for that, in `os`, `posix` and `signal`, and the next task of the same batch does not see what they did. What
+is changed in other ways, is found after a batch by a glance (what costs no system call), or by a look: after each batch that took
+2 ms, and of tiny ones when the last look is 20 ms ago, be it only when the next batch comes.
 
-What a module does to the environment, to `sys.path` or to signals while a task's function is loaded stays, and so does what is
-added to the first two in a task that has imported something: a module is imported once only, so it would never do it again.
+What a module does while it is imported stays, since it is imported once only and would never do it again: all of it when it is
+imported for a task's function or argument. In the body of a task an import cannot be told from what the task does besides: what
+is added to the environment and to `sys.path` stays, a signal handler, say, does not.
 """
 
 from __future__ import annotations
@@ -14,77 +16,88 @@ from __future__ import annotations
 import _locale
 import _signal  # type: ignore[import-not-found]  # without the underscore it imports enum
 import gc
+import math
 import os
+import posix
 import sys
+import time
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from manyhands.transport.lifelines import Lifelines
+
 __all__ = ["Upkeep"]
 
 TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 IDLE = (0.0, 0.0)
 NUMBERS = range(1, 32)
+LONG_S = 0.002  # what has worked for so long can pay for a look
+TRUST_S = 0.02  # after a look, until the next one among tiny batches
 
 
 class Upkeep:
-    """The state of a worker's process.
-
-    Args:
-        lowest_fd: from here on, and up to 2, descriptors are ours.
+    """The state of a worker's process, its descriptors included.
 
     Attributes:
         touched: not empty after a task that has changed something; or in a process that a task has forked.
+        streams: what `sys.stdin`, `sys.stdout` and `sys.stderr` shall be.
+        due_at: a look is wanted before anything that begins later than this (monotonic seconds).
     """
 
-    def __init__(self, lowest_fd: int) -> None:
-        self.touched: list[str] = []
+    def __init__(self, lines: Lifelines) -> None:
+        self._lines = lines
+        self.touched = lines.touched
         self._chdir = os.chdir
         self._umask = os.umask
         self._signal = _signal.signal
         self._setitimer = _signal.setitimer
         self._sigmask = _signal.pthread_sigmask
         self._environ: Any = os.environ  # whose bytes are compared: that is much faster
-        self._streams: tuple[Any, Any, Any] = (sys.stdin, sys.stdout, sys.stderr)
+        self.streams: tuple[Any, Any, Any] = (sys.stdin, sys.stdout, sys.stderr)
+        self._tracing = (sys.gettrace(), sys.getprofile())
         self._note()
-        self._note_imported()
         self._wrap()
-        self._wrap_close(lowest_fd)
+        self._wrap_close(lines.lowest)
+        self._looked_at = time.monotonic()
+        self.due_at = math.inf
 
     def _note(self) -> None:
+        """What is now, is right."""
         self._folder = _folder()
-        self._mask = os.umask(0o077)
-        os.umask(self._mask)
-        self._blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        self._mask = self._umask(0o077)
+        self._umask(self._mask)
+        self._blocked = self._sigmask(_signal.SIG_BLOCK, ())
         self._timers = tuple(map(_signal.getitimer, TIMERS))
         self._recursion = sys.getrecursionlimit()
         self._switch_s = sys.getswitchinterval()
         self._collects = gc.isenabled()
         self._arguments = list(sys.argv)
-        self._hooks = (sys.excepthook, sys.gettrace(), sys.getprofile())
+        self._excepthook = sys.excepthook
         self._locale = _locale.setlocale(_locale.LC_ALL)
         self._socket_s = _socket_timeout()
-
-    def _note_imported(self) -> None:
-        self._variables = dict(os.environ)
+        self._raw = self._environ._data.copy()  # in one step: other threads may change it
         self._path = list(sys.path)
         self._handlers = tuple(map(_signal.getsignal, NUMBERS))
         self._modules = len(sys.modules)
-        self._raw = dict(self._environ._data)
+
+    def before_import(self) -> None:
+        """Something is to be loaded that may import modules: what tasks have done before shall not be taken for theirs."""
+        if not self._seems_clean:
+            self.look()
 
     def accept(self) -> None:
-        """A function was loaded: what the modules that were imported for it have done to the process stays."""
-        if self.touched or len(sys.modules) != self._modules:
-            del self.touched[:]
-            self._note_imported()
+        """What has just been loaded has imported something: what that has done to the process stays."""
+        self.touched[:] = [name for name in self.touched if name == "fork"]
+        self._note()
 
     def _wrap(self) -> None:
         os.register_at_fork(after_in_child=lambda: self.touched.append("fork"))
         for name in ("chdir", "fchdir", "umask", "putenv", "unsetenv", "closerange", "dup2"):
             if hasattr(os, name):
-                setattr(os, name, self._telling(getattr(os, name)))
+                _put_in_place(name, self._telling(getattr(os, name)))
         for name in ("signal", "setitimer", "alarm", "pthread_sigmask"):
             telling = self._telling(getattr(_signal, name))
             setattr(_signal, name, telling)
@@ -101,7 +114,7 @@ class Upkeep:
             else:
                 telling(fd)
 
-        os.close = _named_as(real, close)
+        _put_in_place("close", _named_as(real, close))
 
     def _telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
         touched = self.touched
@@ -115,10 +128,34 @@ class Upkeep:
 
     # ---- putting back -----------------------------------------------------------------------------------------------------
 
+    def look_after(self, worked_s: float, now: float) -> bool:
+        """Tasks have run for so long, until now: look at as much as that is worth; False when it cannot be put right."""
+        if worked_s < LONG_S and now - self._looked_at < TRUST_S and self._seems_clean:
+            self.due_at = self._looked_at + TRUST_S
+            return True
+        return self.look()
+
+    def look(self) -> bool:
+        """Look at everything, and put back what tasks have changed; False when that cannot be done."""
+        lines = self._lines
+        self._looked_at = 0.0
+        try:
+            lines.restore_standard()
+            self._restore_process()
+            self._restore_streams()
+            self._restore_interpreter()
+            del self.touched[:]
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            return False
+        self._looked_at = time.monotonic()
+        self.due_at = math.inf
+        return lines.mend()
+
     @property
-    def seems_clean(self) -> bool:
+    def _seems_clean(self) -> bool:
         """What a glance tells, which costs no system call."""
-        _, stdout, stderr = self._streams
+        _, stdout, stderr = self.streams
         return (
             not self.touched
             and sys.stdout is stdout
@@ -127,17 +164,11 @@ class Upkeep:
             and not stderr.closed
             and sys.path == self._path
             and os.environ is self._environ
+            and sys.excepthook is self._excepthook
             and sys.getrecursionlimit() == self._recursion
             and gc.isenabled() is self._collects
             and _socket_timeout() == self._socket_s
         )
-
-    def restore(self) -> None:
-        """Look at everything, and put back what differs."""
-        self._restore_process()
-        self._restore_streams()
-        self._restore_interpreter()
-        del self.touched[:]
 
     def _restore_process(self) -> None:
         if _folder() != self._folder and self._folder is not None:
@@ -170,17 +201,15 @@ class Upkeep:
                     pass  # SIGKILL, SIGSTOP
 
     def _restore_environment(self) -> None:
-        os.environ = self._environ  # noqa: B003  # a task has put another object in its place
+        environ = os.environ = self._environ  # a task has put another object in its place
         imported = len(sys.modules) != self._modules
-        environ = self._environ
-        for name in [name for name in environ if name not in self._variables]:
+        for name in environ._data.copy().keys() - self._raw.keys():  # a copy: other threads may change it
             if not imported:
-                del environ[name]
-        for name, value in self._variables.items():
-            if environ.get(name) != value:
-                environ[name] = value
-        self._variables = dict(environ)
-        self._raw = dict(environ._data)
+                environ.pop(environ.decodekey(name), None)
+        for name, value in self._raw.items():
+            if environ._data.get(name) != value:
+                environ[environ.decodekey(name)] = environ.decodevalue(value)
+        self._raw = environ._data.copy()
 
     def _restore_path(self) -> None:
         if len(sys.modules) != self._modules:
@@ -188,20 +217,20 @@ class Upkeep:
         sys.path[:] = self._path
 
     def _restore_streams(self) -> None:
-        if (sys.stdin, sys.stdout, sys.stderr) != self._streams:
-            sys.stdin, sys.stdout, sys.stderr = self._streams
-        if any(getattr(stream, "closed", False) for stream in self._streams):
+        if (sys.stdin, sys.stdout, sys.stderr) != self.streams:
+            sys.stdin, sys.stdout, sys.stderr = self.streams
+        if any(getattr(stream, "closed", False) for stream in self.streams):
             self._open_streams()
 
     def _open_streams(self) -> None:
         """A task has closed an object; the descriptor below it is there."""
-        streams = list(self._streams)
-        for fd, (stream, mode) in enumerate(zip(self._streams, "rww", strict=True)):
+        streams = list(self.streams)
+        for fd, (stream, mode) in enumerate(zip(self.streams, "rww", strict=True)):
             if getattr(stream, "closed", False):
                 errors = "backslashreplace" if fd else None
                 streams[fd] = open(fd, mode, buffering=1, errors=errors, closefd=False)  # noqa: SIM115
         sys.stdin, sys.stdout, sys.stderr = streams
-        self._streams = (streams[0], streams[1], streams[2])
+        self.streams = (streams[0], streams[1], streams[2])
 
     def _restore_interpreter(self) -> None:
         if sys.getrecursionlimit() != self._recursion:
@@ -212,15 +241,26 @@ class Upkeep:
             (gc.enable if self._collects else gc.disable)()
         if sys.argv != self._arguments:
             sys.argv[:] = self._arguments
-        if (sys.excepthook, sys.gettrace(), sys.getprofile()) != self._hooks:
-            sys.excepthook = self._hooks[0]
-            sys.settrace(self._hooks[1])
-            sys.setprofile(self._hooks[2])
+        if sys.excepthook is not self._excepthook:
+            sys.excepthook = self._excepthook
+        if (sys.gettrace(), sys.getprofile()) != self._tracing:
+            sys.settrace(self._tracing[0])
+            sys.setprofile(self._tracing[1])
         if _locale.setlocale(_locale.LC_ALL) != self._locale:
             _locale.setlocale(_locale.LC_ALL, self._locale)
         if _socket_timeout() != self._socket_s:
             sys.modules["_socket"].setdefaulttimeout(self._socket_s)
         self._modules = len(sys.modules)
+
+
+def _put_in_place(name: str, function: Any) -> None:
+    """Let `os` have it, and `posix`, by whose name a function of `os` travels."""
+    real = function.__wrapped__
+    setattr(os, name, function)
+    setattr(posix, name, function)
+    for support in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks, os.supports_effective_ids):
+        if real in support:
+            support.add(function)
 
 
 def _named_as(function: Any, other: Any) -> Any:

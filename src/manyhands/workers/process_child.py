@@ -5,8 +5,8 @@ recalls a batch it reports what has ended and gives back what has not begun, tho
 When the control pipe ends, the parent is dead, and so is everything here.
 
 Who may touch what: `pending` (one for each batch) and `ended` are deques of which single ends are taken, which is atomic.
-`_reading` guards the data pipe and `_frames_ahead`; `_writing` guards the result pipe and the emptying of `ended`, so that
-results leave in order.
+`_reading` guards the data pipe and `_frames_ahead`; `_collecting` guards the emptying of `ended`, until what was taken is in the
+result pipe, so that results leave in order. Code of tasks, finalizers and signal handlers included, never takes either.
 
 Body of a BATCH: (style, id of the function or a list of one for each item, items, wants times, id of the context or a list of
 one for each item, nonce of the marks when output is captured, (job, index of the first task)). An id of 0 is no context;
@@ -29,10 +29,11 @@ from collections import deque
 from errno import EBADF
 
 from manyhands.transport import inside, payloads
-from manyhands.transport.frames import Kind, read_frame, write_frame
-from manyhands.transport.lifelines import CONTROL, READ, STACK, WRITE, Lifelines, tell_faults
+from manyhands.transport.frames import FrameReader, Kind, read_frame
+from manyhands.transport.lifelines import CONTROL, READ, STACK, Lifelines, tell_faults
 from manyhands.transport.results import FAILED, PICKLED, UNLOADABLE, VALUE, packed_results
 from manyhands.transport.upkeep import Upkeep
+from manyhands.transport.uplink import Uplink
 
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing typing costs milliseconds in each worker
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ CELL_BYTES = WORD_BYTES + (1 << 16)  # and behind them, what the fault handler w
 DUMP_SIGNAL = _signal.SIGUSR2  # until the worker is ready: tell where the initializer is
 OFFSET_BITS = inside.OFFSET_BITS  # the first word is batch id << OFFSET_BITS | offset + 1
 FLUSH_S = 0.005  # results of a batch that takes longer are sent in between
-TRUST_S = 0.002  # after a look at what tasks have done to the process, until the next; it takes 15 us
 LARGE_BYTES = 1 << 16  # a result of this size is sent at once
 
 ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
@@ -73,7 +73,6 @@ class Child:
         faulthandler.register(DUMP_SIGNAL, cell_fd, all_threads=True)
         os.register_at_fork(after_in_child=lambda: tell_faults(2))  # ours is for this process only
         self._upkeep: Upkeep | None = None
-        self._looked_at = 0.0
         self._functions: dict[int, Any] = {}
         self._loaded: set[int] = set()
         self._current: tuple[int, deque[Any]] = (0, deque())  # id and pending items of the running batch, in one piece
@@ -89,9 +88,11 @@ class Child:
         self._base: Context | None = None  # what the initializer has set
         self._wants_times = False
         self._reading = allocate_lock()
-        self._writing = allocate_lock()
+        self._reader = FrameReader()
         self._frames_ahead: deque[Frame | None] = deque()
-        inside.worker = self._line = inside.Line(lambda: self._whole(WRITE), self._writing, self._running)
+        self._collecting = allocate_lock()
+        self._uplink = Uplink(self._lines)
+        inside.worker = self._line = inside.Line(self._uplink.put, self._running)
 
     # ---- the main thread --------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Child:
 
             logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             self._flush_streams()
-            self._send(Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
+            self._uplink.send(Kind.INITIALIZER_FAILED, 0, pack_failure(error, hide_frames=1))
             return False
         return True
 
@@ -132,8 +133,8 @@ class Child:
         start_new_thread(self._assist, ())
         faulthandler.unregister(DUMP_SIGNAL)
         self._lines.keep_standard()
-        self._upkeep = Upkeep(self._lines.lowest)
-        self._send(Kind.READY, 0, b"")
+        self._upkeep = upkeep = Upkeep(self._lines)
+        self._uplink.send(Kind.READY, 0, b"")
         while True:
             frame = self._next_frame()
             if frame is None or frame[0] == Kind.EXIT:
@@ -141,10 +142,14 @@ class Child:
             kind, frame_id, body = frame
             if kind == Kind.BATCH:
                 del frame
-                self._run_batch(frame_id, body)
-                del body
-                if not self._look_after_if_due():
+                began = time.monotonic()
+                if began > upkeep.due_at and not upkeep.look():
                     return  # a new worker takes our place
+                self._run_batch(frame_id, body, began)
+                del body
+                now = time.monotonic()
+                if not upkeep.look_after(now - began, now):
+                    return  # as above
             elif kind == Kind.FUNCTION:
                 self._functions[frame_id] = body
                 self._loaded.discard(frame_id)
@@ -154,22 +159,32 @@ class Child:
 
     def _next_frame(self) -> Frame | None:
         with self._reading:
-            return self._frames_ahead.popleft() if self._frames_ahead else read_frame(self._lines.fds[READ])
+            while not self._frames_ahead:
+                try:
+                    self._frames_ahead.extend(self._reader.wait(self._lines.fds[READ]))
+                except OSError as error:
+                    if error.errno != EBADF or not self._lines.mend():
+                        raise
+            return self._frames_ahead.popleft()
 
-    def _run_batch(self, batch_id: int, body: bytes) -> None:
-        """The whole engine in one loop: take, run, report."""
+    def _run_batch(self, batch_id: int, body: bytes, now: float) -> None:
+        """Run the tasks of a batch, which begins now, each run of them in a context of its own."""
         style, function_ids, items, self._wants_times, context_ids, nonce, self._first = pickle.loads(body)
         del body
         pending = deque(items)
         del items
-        self._batch_began = now = time.monotonic()
+        self._batch_began = now
+        self._lines.trust(now)
         self._flush_at = now + FLUSH_S
         self._batch_id = batch_id
         self._current = (batch_id, pending)  # from here on it can be recalled
         if self._records is None and "logging" in sys.modules:
             self._forward_records()
+        assert self._upkeep is not None
+        streams = self._upkeep.streams
         if nonce:
             self._begin_capture(nonce)
+            self._upkeep.streams = (sys.stdin, sys.stdout, sys.stderr)
         offset = 0
         while offset >= 0:
             fresh = Context()
@@ -177,6 +192,7 @@ class Child:
         if self._marker is not None:
             self._marker.end(batch_id)
             self._marker = None
+            self._upkeep.streams = streams
         self._flush()
         self._running[0] = 0
 
@@ -198,8 +214,10 @@ class Child:
         clock = time.monotonic
         running, since = self._running, self._since
         token = self._batch_id << OFFSET_BITS
-        assert self._upkeep is not None
-        touched = self._upkeep.touched
+        upkeep = self._upkeep
+        assert upkeep is not None
+        touched = upkeep.touched
+        modules = sys.modules
         take = pending.popleft
         offset -= 1
         now = clock()
@@ -220,7 +238,10 @@ class Child:
                 elif function is None or own_functions:
                     function = self._load_function(function_ids[offset] if own_functions else function_id)
                 if type(item) is tuple:
+                    count = len(modules)
                     item = payloads.loads(item[0])
+                    if len(modules) != count:
+                        upkeep.accept()
                 loaded = True
                 if style == ONE:
                     value = function(item)
@@ -246,10 +267,11 @@ class Child:
                 put((FAILED if loaded else UNLOADABLE, failure, now := clock()))
             if touched:
                 self._leave_if_forked()
-                self._look_after()
+                upkeep.look()
             if now > self._flush_at and pending:
                 self._flush()
-                self._look_after_if_due()
+                upkeep.look_after(now - since[0], now)
+                self._batch_began = now = clock()  # the pipe may have been full: that is nobody's time
                 self._flush_at = now + FLUSH_S
             if fresh:
                 return offset + 1
@@ -258,7 +280,7 @@ class Child:
         from manyhands.transport.marks import Marker  # only for who captures
 
         if self._known_marker is None or self._known_marker.nonce != nonce:
-            self._known_marker = Marker(nonce)
+            self._known_marker = Marker(nonce, self._lines)
         self._marker = self._known_marker
         self._marker.begin(self._batch_id)
 
@@ -283,19 +305,23 @@ class Child:
     def _load_function(self, function_id: int) -> Any:
         if function_id in self._loaded:
             return self._functions[function_id]
+        upkeep = self._upkeep
+        assert upkeep is not None
+        upkeep.before_import()
+        count = len(sys.modules)
         function = payloads.load_function(self._functions[function_id])
         self._functions[function_id] = function
         self._loaded.add(function_id)
         if self._records is None and "logging" in sys.modules:
             self._forward_records()
-        if self._upkeep is not None:
-            self._upkeep.accept()
+        if len(sys.modules) != count:
+            upkeep.accept()
         return function
 
     def _forward_records(self) -> None:
         from manyhands.transport.forwarding import Records  # imports logging, which only some tasks use
 
-        self._records = Records(lambda: self._whole(WRITE), self._writing, self._task, self._levels)
+        self._records = Records(self._uplink.put, self._task, self._levels)
 
     def _task(self) -> tuple[int, int] | None:
         offset = (self._running[0] & ((1 << OFFSET_BITS) - 1)) - 1
@@ -307,59 +333,16 @@ class Child:
         """Send what has ended."""
         self._leave_if_forked()
         self._flush_streams()
-        with self._writing:
-            if self._records is not None:
-                self._records.write()
+        with self._collecting:
             ended = [self._ended.popleft() for _ in range(len(self._ended))]
             if ended:
                 results, self._batch_began = packed_results(ended, self._batch_began, wants_times=self._wants_times)
-                self._write(Kind.PROGRESSED, self._batch_id, pickle.dumps(results, payloads.PROTOCOL))
+                self._uplink.send(Kind.PROGRESSED, self._batch_id, pickle.dumps(results, payloads.PROTOCOL))
 
     def _leave_if_forked(self) -> None:
         """A task has forked, and its child came back here: it shall neither go on with our work nor answer in our name."""
         if os.getpid() != self._pid:
             os._exit(0)
-
-    def _send(self, kind: int, frame_id: int, body: bytes) -> None:
-        with self._writing:
-            self._write(kind, frame_id, body)
-
-    def _write(self, kind: int, frame_id: int, body: bytes) -> None:
-        """With the lock."""
-        try:
-            write_frame(self._whole(WRITE), kind, frame_id, body)
-        except OSError as error:
-            if error.errno != EBADF or not self._lines.mend():
-                raise
-            write_frame(self._lines.fds[WRITE], kind, frame_id, body)
-
-    def _whole(self, role: int) -> int:
-        """The number of a descriptor, which is ours for sure: what a task has closed is opened again."""
-        lines = self._lines
-        is_trusted = time.monotonic() - self._looked_at < TRUST_S
-        if not is_trusted and not lines.is_whole(role) and not lines.mend():
-            os.write(2, b"manyhands: a task has closed the descriptors of its worker, which therefore ends\n")
-            os._exit(1)
-        return lines.fds[role]
-
-    def _look_after(self) -> bool:
-        """Put back what tasks have changed in this process; False when that cannot be done."""
-        assert self._upkeep is not None
-        lines = self._lines
-        try:
-            lines.restore_standard()
-            self._upkeep.restore()
-        except Exception:
-            sys.excepthook(*sys.exc_info())
-            return False
-        self._looked_at = time.monotonic()
-        return lines.mend()
-
-    def _look_after_if_due(self) -> bool:
-        assert self._upkeep is not None
-        if self._upkeep.seems_clean and time.monotonic() - self._looked_at < TRUST_S:
-            return True
-        return self._look_after()
 
     @staticmethod
     def _flush_streams() -> None:
@@ -375,7 +358,7 @@ class Child:
     def _assist(self) -> None:
         while True:
             try:
-                frame = read_frame(self._whole(CONTROL))
+                frame = read_frame(self._lines.whole(CONTROL))
             except OSError:
                 continue  # a task has closed all descriptors in this very moment
             if frame is None:
@@ -413,13 +396,10 @@ class Child:
 
     def _read_ahead(self) -> None:
         poll = select.poll()
-        fd = self._whole(READ)
+        fd = self._lines.whole(READ)
         poll.register(fd, select.POLLIN)
-        while poll.poll(0):
-            frame = read_frame(fd)
-            self._frames_ahead.append(frame)
-            if frame is None:
-                return
+        while poll.poll(0) and None not in self._frames_ahead:
+            self._frames_ahead.extend(self._reader.wait(fd))
 
     def _return_whole_batches(self) -> None:
         kept: list[Frame | None] = []
@@ -431,7 +411,7 @@ class Child:
         self._frames_ahead = deque(kept)
 
     def _return(self, batch_id: int, count: int) -> None:
-        self._send(Kind.RETURNED, batch_id, str(count).encode())
+        self._uplink.send(Kind.RETURNED, batch_id, str(count).encode())
 
 
 def main(arguments: list[str]) -> None:
