@@ -9,12 +9,13 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
-from collections import deque
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from manyhands.borrowed_maps import ended, outcomes_of, values_of
 from manyhands.errors import DeadlockError, UsageError, note
+from manyhands.observe.progress import known_total, open_progress
 from manyhands.policies import batch_size, policy_of, window
 from manyhands.transport import inside, payloads
 from manyhands.transport.contexts import current_context, dump_context
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from typing import Literal, NoReturn, ParamSpec, Self, TypeVar
 
+    from manyhands.core.outcome import Outcome
     from manyhands.core.tasks import Policy
+    from manyhands.observe.progress import Progress
 
+    ProgressChoice = bool | Callable[[int, int | None], object]
     P = ParamSpec("P")
     T = TypeVar("T")
 
@@ -38,8 +42,8 @@ AHEAD = 32  # items of a map that are on their way, when `buffersize` does not s
 class BorrowedPool(Executor):
     """Stands for a pool of the program in a worker process; `manyhands.current_pool()` gives it.
 
-    `submit`, `map` and `options` are those of `Pool`. Items of a map travel one by one, so give it work that is worth a round
-    trip of about a millisecond. The pool can be closed by the program only.
+    `submit`, `map`, `outcomes` and `options` are those of `Pool`. Items of a map travel one by one, so give it work that is
+    worth a round trip of about a millisecond. The pool can be closed by the program only.
 
     Attributes:
         kind: of its workers.
@@ -67,12 +71,29 @@ class BorrowedPool(Executor):
         buffersize: int | None = None,
         ordered: bool = True,
         errors: Literal["raise", "return", "skip"] = "raise",
+        progress: ProgressChoice = False,
         **options: Any,
     ) -> Generator[T, None, None]:
-        """Apply `fn` to the items in parallel and yield the results lazily; see `Pool.map`."""
-        policy = policy_of(timeout=timeout, **options)
-        return BorrowedOptions(self, policy, None).map(
-            fn, *iterables, chunksize=chunksize, buffersize=buffersize, ordered=ordered, errors=errors
+        """Apply `fn` to the items in parallel and yield the results lazily; see `Pool.map`. `progress` may be a callable."""
+        return BorrowedOptions(self, policy_of(timeout=timeout, **options), None).map(
+            fn, *iterables, chunksize=chunksize, buffersize=buffersize, ordered=ordered, errors=errors, progress=progress
+        )
+
+    def outcomes(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: ProgressChoice = False,
+        key: Callable[[Any], object] | None = None,
+        **options: Any,
+    ) -> Generator[Outcome[T], None, None]:
+        """Like `map`, but yield how each item ended; see `Pool.outcomes`. `progress` may be a callable."""
+        return BorrowedOptions(self, policy_of(**options), None).outcomes(
+            fn, *iterables, chunksize=chunksize, buffersize=buffersize, ordered=ordered, progress=progress, key=key
         )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
@@ -93,10 +114,18 @@ class BorrowedPool(Executor):
         return f"<BorrowedPool kind={self.kind!r}>"
 
     def _submit(
-        self, policy: Policy, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, key: object = None
+        self,
+        policy: Policy,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        key: object = None,
+        wants_outcome: bool = False,
+        index: int = 0,
     ) -> BorrowedFuture:
-        """Send one call to the program."""
-        future = BorrowedFuture(key)
+        """Send one call to the program. `wants_outcome`: the future's result is to be a `Told`, however the task ends."""
+        future = BorrowedFuture(key, index)
         try:
             packed = (
                 payloads.dump_function(function),
@@ -108,7 +137,7 @@ class BorrowedPool(Executor):
             return future
         running = _line().running()
         named = key if type(key) in payloads.SCALARS else repr(key)
-        request = ("submit", self._ticket, running[0] if running is not None else 0, *packed, policy, named)
+        request = ("submit", self._ticket, running[0] if running is not None else 0, *packed, policy, named, wants_outcome)
         future.call_id = _line().ask(pickle.dumps(request, payloads.PROTOCOL), future.take)
         return future
 
@@ -136,6 +165,7 @@ class BorrowedOptions:
         buffersize: int | None = None,
         ordered: bool = True,
         errors: Literal["raise", "return", "skip"] = "raise",
+        progress: ProgressChoice = False,
     ) -> Generator[T, None, None]:
         """As `BorrowedPool.map`, with these options."""
         if not iterables:
@@ -143,50 +173,51 @@ class BorrowedOptions:
         if errors not in ("raise", "return", "skip"):
             raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
         batch_size(chunksize)  # items travel one by one, but what cannot be meant is refused
+        shown = _shown(progress, iterables)
         calls = zip(*iterables)  # noqa: B905  # as the built-in map: the shortest ends it
-        results = _results(lambda args: self.submit(fn, *args), calls, window(buffersize) or AHEAD, ordered, errors)
+        futures = ended(lambda _, args: self.submit(fn, *args), calls, window(buffersize) or AHEAD, ordered=ordered)
+        results = values_of(futures, errors, shown)
+        next(results)
+        return results
+
+    def outcomes(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        chunksize: int | Literal["auto"] = "auto",
+        buffersize: int | None = None,
+        ordered: bool = True,
+        progress: ProgressChoice = False,
+        key: Callable[[Any], object] | None = None,
+    ) -> Generator[Outcome[T], None, None]:
+        """As `BorrowedPool.outcomes`, with these options."""
+        if not iterables:
+            raise UsageError("outcomes needs at least one iterable: outcomes(function, items)")
+        batch_size(chunksize)
+        shown = _shown(progress, iterables)
+        keys: dict[int, object] = {}
+
+        def submit(index: int, args: tuple[Any, ...]) -> Any:
+            if key is not None:
+                keys[index] = key(args[0] if len(args) == 1 else args)
+            name = keys.get(index)
+            return self._pool._submit(self._policy, fn, args, {}, key=name, wants_outcome=True, index=index)
+
+        calls = zip(*iterables)  # noqa: B905  # as above
+        futures = ended(submit, calls, window(buffersize) or AHEAD, ordered=ordered)
+        results = outcomes_of(futures, lambda index: keys.pop(index, index), shown)
         next(results)
         return results
 
 
-def _results(
-    submit: Callable[[tuple[Any, ...]], Any], calls: Iterator[tuple[Any, ...]], ahead: int, ordered: bool, errors: str
-) -> Generator[Any, None, None]:
-    """Give the results of calls, at most `ahead` of them on their way; to be advanced once before it is handed out."""
-    futures: deque[Any] = deque()
-
-    def fill() -> None:
-        while len(futures) < ahead and (call := next(calls, None)) is not None:
-            futures.append(submit(call))
-
-    try:
-        fill()
-        yield None
-        while futures:
-            future = futures[0] if ordered else _first_done(futures)
-            error = None if future.cancelled() else future.exception()
-            if future.cancelled():
-                error = CancelledError()
-            futures.remove(future)
-            if error is None:
-                yield future.result()
-            elif errors == "raise":
-                raise error
-            elif errors == "return":
-                yield error
-            fill()
-    finally:
-        for future in futures:
-            future.drop()
-        if hasattr(calls, "close"):
-            calls.close()
-
-
-def _first_done(futures: Iterable[Any]) -> Any:
-    from concurrent.futures import FIRST_COMPLETED, wait  # beside the map's own names
-
-    done = [future for future in futures if future.done()] or list(wait(futures, return_when=FIRST_COMPLETED).done)
-    return done[0]
+def _shown(progress: ProgressChoice, iterables: tuple[Iterable[Any], ...]) -> Progress:
+    if progress is True:
+        raise UsageError(
+            "a worker process has no terminal to draw a bar on: pass a callable as progress, or show the progress of the"
+            " outermost map, in the program"
+        )
+    return open_progress(progress, known_total(iterables) if progress is not False else None)
 
 
 class _Sealed:
@@ -203,13 +234,15 @@ class BorrowedFuture(Future[Any]):
 
     Attributes:
         key: the caller's name for the task, None when none was given.
+        index: of its item, in a map.
         call_id: of the request, 0 when none was sent.
     """
 
-    def __init__(self, key: object) -> None:
+    def __init__(self, key: object, index: int = 0) -> None:
         super().__init__()
         self._waiters = _Waiters()
         self.key = key
+        self.index = index
         self.call_id = 0
 
     def result(self, timeout: float | None = None) -> Any:

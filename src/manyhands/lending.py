@@ -2,8 +2,10 @@
 
 A request is the pickle of a tuple, first its name:
 
-    ("submit", ticket of a pool or None for the task's own, batch id or 0, function, arguments, context, policy, key)
-        answered when the task has ended: RETURNED_VALUE, RAISED or CANCELLED
+    ("submit", ticket of a pool or None for the task's own, batch id or 0, function, arguments, context, policy, key,
+     wants outcome)
+        answered when the task has ended: RETURNED_VALUE, RAISED or CANCELLED; where the outcome is wanted, RETURNED_VALUE with a
+        `transport.told.Told`, and RAISED when the task could not be submitted
     ("cancel", id of a submit)
         ANSWERED: nothing
     ("wait", batch id, offset, name of the function, ids of submits, any will do, is limited, is the task's own thread)
@@ -31,12 +33,14 @@ from manyhands.transport import payloads
 from manyhands.transport.failures import pack_failure
 from manyhands.transport.frames import Kind
 from manyhands.transport.loop import shared_loop
+from manyhands.transport.told import pack_told
 from manyhands.workers.here import Running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
+    from manyhands.core.outcome import Outcome
     from manyhands.core.tasks import Policy
     from manyhands.engine.engine import Engine
     from manyhands.engine.futures import Submissions
@@ -108,8 +112,9 @@ class Lender:
         context: bytes,
         policy: Policy,
         key: object,
+        wants_outcome: bool,
     ) -> None:
-        call = guest.calls[call_id] = _Call(guest, call_id, batch_id)
+        call = guest.calls[call_id] = _Call(guest, call_id, batch_id, wants_outcome=wants_outcome)
         place = self._engine.place_of(batch_id)
         if place is not None:
             policy = policy.replace(depth=place[2] + 1)
@@ -226,12 +231,14 @@ class _Call:
         workers: of the pool that runs it; None while that is not known.
         future: None until it is submitted.
         is_submitted: it is, or could not be.
+        wants_outcome: the task wants to know all of how it ended.
 
     `_lock` guards `is_submitted` and what waits for it.
     """
 
-    def __init__(self, guest: _Guest, call_id: int, batch_id: int) -> None:
+    def __init__(self, guest: _Guest, call_id: int, batch_id: int, *, wants_outcome: bool) -> None:
         self.batch_id = batch_id
+        self.wants_outcome = wants_outcome
         self.workers: Any = None
         self.future: Future[Any] | None = None
         self._guest = guest
@@ -267,6 +274,15 @@ class _Call:
         if self._guest.calls.pop(self._id, None) is not None:
             self._guest.channel.answer(kind, self._id, body)
 
+    def tell(self, kind: int, outcome: Callable[[], Outcome[Any]], body: bytes) -> None:
+        """Answer with all of how the task ended. By the courier: it runs code of the user."""
+        try:
+            told = pack_told(kind, outcome(), body)
+        except BaseException as error:  # the worker must not wait for ever
+            self.end(Kind.RAISED, pack_failure(error))
+        else:
+            self.end(Kind.RETURNED_VALUE, told)
+
 
 class _Forwarded(TaskFuture):
     """The future of a task that runs for a task in another process: what comes of it goes on there, unopened."""
@@ -280,7 +296,7 @@ class _Forwarded(TaskFuture):
     def succeed(self, value: Any) -> None:
         """See `TaskFuture`."""
         super().succeed(None)  # for whoever looks whether it is done; the value is for the other process
-        self._call.end(Kind.RETURNED_VALUE, value.blob if type(value) is Sealed else payloads.dumps(value))
+        self._answer(Kind.RETURNED_VALUE, value.blob if type(value) is Sealed else payloads.dumps(value))
 
     def fail(self, error: BaseException) -> None:
         """See `TaskFuture`."""
@@ -289,12 +305,18 @@ class _Forwarded(TaskFuture):
     def fail_packed(self, packed: bytes) -> None:
         """See `TaskFuture`."""
         super().succeed(None)
-        self._call.end(Kind.RAISED, packed)
+        self._answer(Kind.RAISED, packed)
 
     def drop(self) -> None:
         """See `TaskFuture`."""
         super().drop()
-        self._call.end(Kind.CANCELLED, b"")
+        self._answer(Kind.CANCELLED, b"")
+
+    def _answer(self, kind: int, body: bytes) -> None:
+        if self._call.wants_outcome:
+            shared_courier().carry(lambda: self._call.tell(kind, self.outcome, body))
+        else:
+            self._call.end(kind, body)
 
 
 def _submit_here(call: _Call, pool: Pool, function: bytes, arguments: bytes, context: bytes, policy: Policy, key: object) -> None:
@@ -302,7 +324,8 @@ def _submit_here(call: _Call, pool: Pool, function: bytes, arguments: bytes, con
     try:
         args, kwargs = payloads.loads(arguments)
         run: Any = payloads.loads(context).run if context else _run
-        future = run(pool._submit, policy, payloads.loads(function), args, kwargs, key=key)
+        how = {"wants_outcome": True} if call.wants_outcome and not hasattr(pool, "engine") else {}  # a borrowed one knows that
+        future = run(pool._submit, policy, payloads.loads(function), args, kwargs, key=key, **how)
     except BaseException as error:  # an outcome is delivered
         call.end(Kind.RAISED, pack_failure(error))
         return
@@ -316,10 +339,13 @@ def _run(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _send(call: _Call, future: Future[Any]) -> None:
-    if future.cancelled():
-        call.end(Kind.CANCELLED, b"")
-        return
-    try:
-        call.end(Kind.RETURNED_VALUE, payloads.dumps(future.result(), what="result"))
-    except BaseException as error:  # the task's, or one of pickling
-        call.end(Kind.RAISED, pack_failure(error))
+    kind, body = Kind.CANCELLED, b""
+    if not future.cancelled():
+        try:
+            kind, body = Kind.RETURNED_VALUE, payloads.dumps(future.result(), what="result")
+        except BaseException as error:  # the task's, or one of pickling
+            kind, body = Kind.RAISED, pack_failure(error)
+    if call.wants_outcome and isinstance(future, TaskFuture):
+        call.tell(kind, future.outcome, body)
+    else:
+        call.end(kind, body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import length_hint
 from typing import TYPE_CHECKING, Any, Literal
 
 from manyhands.core.states import State
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from manyhands.observe.progress import Progress
     from manyhands.workers.protocol import Workers
 
-__all__ = ["ErrorChoice", "known_total", "open_stream", "outcome_stream", "result_stream"]
+__all__ = ["ErrorChoice", "open_stream", "outcome_stream", "result_stream"]
 
 ErrorChoice = Literal["raise", "return", "skip"]
 
@@ -50,13 +49,6 @@ def open_stream(
     else:
         source, style = zip(*iterables), CallStyle.STAR  # noqa: B905  # as the built-in map: the shortest ends it
     return Stream(engine, workers, Work(function, style, policy, current_context()), source, ordered=ordered, waits=waits)
-
-
-def known_total(iterables: Sequence[Iterable[Any]]) -> int | None:
-    """How many items there will be, None when unknown."""
-    hints = [length_hint(iterable, -1) for iterable in iterables]
-    least = min(hints, default=-1)
-    return None if least < 0 else least
 
 
 def result_stream(

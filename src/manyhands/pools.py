@@ -21,9 +21,9 @@ from manyhands.engine.engine import Engine
 from manyhands.engine.submitting import SubmissionsByPolicy
 from manyhands.engine.waiting import Need, Waiting, one_deeper
 from manyhands.errors import UsageError
-from manyhands.mapping import ErrorChoice, known_total, open_stream, outcome_stream, result_stream
+from manyhands.mapping import ErrorChoice, open_stream, outcome_stream, result_stream
 from manyhands.nested import Travels, know_pool
-from manyhands.observe.progress import open_progress
+from manyhands.observe.progress import known_total, open_progress
 from manyhands.policies import check_max_tasks, check_max_workers, check_start_timeout, policy_of
 from manyhands.pool_options import Options
 from manyhands.workers.here import here

@@ -102,6 +102,102 @@ def test_a_map_in_a_task_takes_its_options() -> None:
     assert "'x'" in text
 
 
+class Unpicklable(Exception):
+    def __reduce__(self) -> Any:
+        raise TypeError("it stays where it is")
+
+
+class OpensNowhere:
+    def __reduce__(self) -> Any:
+        return int, ("this is no number",)
+
+
+def end_differently(word: str, folder: str) -> object:
+    mark = Path(folder, word)
+    is_first = not mark.exists()
+    mark.touch()
+    print("said", word)
+    if word == "dies":
+        os._exit(3)
+    if word == "dies once" and is_first:
+        os._exit(4)
+    if word == "fails":
+        raise ValueError(word)
+    if word == "fails strangely":
+        raise Unpicklable(word)
+    if word == "takes long":
+        time.sleep(PATIENCE_S)
+    return {"cannot go": threading.Lock(), "cannot come": OpensNowhere()}.get(word, word.upper())
+
+
+WORDS = ["good", "fails", "fails strangely", "dies", "dies once", "takes long", "cannot go", "cannot come"]
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_outcomes_in_a_task_are_those_of_the_program(kind: Any, tmp_path: Path) -> None:
+    words = WORDS if kind == "process" else [word for word in WORDS if "dies" not in word and "long" not in word]
+
+    def outer(pool: Any, folder: str) -> tuple[list[Any], list[Any]]:
+        heard: list[Any] = []
+        outcomes = pool.outcomes(
+            end_differently,
+            words,
+            [folder] * len(words),
+            key=lambda item: item[0] + "!",
+            capture=True,
+            timeout=2 if pool.kind == "process" else None,
+            retries=1,
+            retry_on="crash",
+            progress=lambda done, total: heard.append((done, total)),
+        )
+        rows = []
+        for outcome in outcomes:
+            started = outcome.started_at or 0.0
+            assert abs(started - time.time()) < PATIENCE_S
+            assert outcome.duration_s is not None
+            assert outcome.worker
+            assert len(outcome.story().splitlines()) == outcome.attempts
+            assert not outcome.history or outcome.history[-1].error is outcome.error
+            error = type(outcome.error).__name__
+            rows.append((outcome.index, outcome.key, str(outcome.state), outcome.value, error, outcome.attempts, outcome.stdout))
+        return rows, heard
+
+    with Pool(kind, 1) as inner, ProcessPool(1) as pool:
+        rows, heard = pool.submit(outer, inner if kind == "thread" else pool, str(tmp_path)).result(PATIENCE_S * 2)
+    ends = {
+        "good": ("succeeded", "GOOD", "NoneType", 1),
+        "fails": ("failed", None, "ValueError", 1),
+        "fails strangely": ("failed", None, "Unpicklable", 1),
+        "dies": ("crashed", None, "WorkerCrashed", 2),
+        "dies once": ("succeeded", "DIES ONCE", "NoneType", 2),
+        "takes long": ("timed_out", None, "TaskTimeout", 1),
+        "cannot go": ("failed", None, "NotPicklable", 1),
+        "cannot come": ("failed", None, "NotUnpicklable", 1),
+    }
+    assert rows == [(index, f"{word}!", *ends[word], f"said {word}\n") for index, word in enumerate(words)]
+    assert heard == [(done, len(words)) for done in range(1, len(words) + 1)]
+
+
+def test_outcomes_in_a_task_may_be_left_and_come_in_any_order() -> None:
+    def outer() -> tuple[list[Any], list[Any], str, str]:
+        pool = current_pool()
+        unordered = sorted(outcome.value for outcome in pool.outcomes(abs, [-1, -2, -3], ordered=False, buffersize=1))
+        first = [next(pool.options(priority=1).outcomes(int, ["x", "1"]))]
+        told = []
+        for call in (lambda: pool.outcomes(int, [], progress=True), lambda: pool.outcomes(int)):
+            try:
+                call()
+            except UsageError as error:
+                told.append(str(error))
+        return unordered, [(outcome.key, outcome.state, str(outcome.error)[:15]) for outcome in first], told[0], told[1]
+
+    unordered, first, bar, iterables = run_inside(outer)
+    assert unordered == [1, 2, 3]
+    assert first == [(0, "failed", "invalid literal")]
+    assert "pass a callable" in bar
+    assert "at least one iterable" in iterables
+
+
 def test_large_arguments_and_results_go_through_the_program() -> None:
     def outer(blob: bytes) -> bytes:
         return bytes(current_pool().submit(lambda inner: inner + b"!", blob).result())

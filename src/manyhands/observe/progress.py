@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Progress", "open_progress"]
+__all__ = ["Progress", "known_total", "open_progress"]
 
 
 class Progress(Protocol):
@@ -42,6 +43,13 @@ class _Calls:
 
     def close(self) -> None:
         """The callback has heard of the last one."""
+
+
+def known_total(iterables: Sequence[Iterable[Any]]) -> int | None:
+    """How many items a map over these will have, None when unknown."""
+    hints = [length_hint(iterable, -1) for iterable in iterables]
+    least = min(hints, default=-1)
+    return None if least < 0 else least
 
 
 def open_progress(wanted: bool | Callable[[int, int | None], object], total: int | None, *, unit: str = "item") -> Progress:
