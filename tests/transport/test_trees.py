@@ -150,6 +150,24 @@ def test_a_later_process_with_the_same_pid_is_not_hit() -> None:
     assert sleeper.wait(PATIENCE_S) == -signal.SIGKILL
 
 
+def test_what_started_before_us_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    look = trees._look
+    monkeypatch.setattr(trees, "_look", lambda pid: (looked.append(pid), look(pid))[1])
+    trees._processes()
+    looked.clear()
+    trees._processes()
+    assert os.getpid() in looked
+    assert 1 not in looked
+    sleeper = subprocess.Popen(["sleep", "600"])
+    try:
+        trees._older[sleeper.pid] = os.stat(f"/proc/{sleeper.pid}").st_ino + 1  # of another one, which had that number
+        assert sleeper.pid in trees._processes()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
 def test_marks_of_those_who_start_others_in_marked_processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     outer, inner = Guard(), Guard()
     first = outer.new_mark()
@@ -196,7 +214,7 @@ def test_a_feller_may_be_entered_anew_at_any_step(monkeypatch: pytest.MonkeyPatc
     wait_until(lambda: not feller._has_thread.locked())
 
 
-OPENERS = {"no list": ("listdir", 1), "no look": ("open", 3), "no pidfd": ("pidfd_open", 1)}
+OPENERS = {"no list": "scandir", "no look": "open", "no pidfd": "pidfd_open"}
 
 
 @pytest.mark.parametrize("what", [*OPENERS, "nothing more", "nothing at all"])
@@ -224,7 +242,7 @@ def test_nothing_stays_stopped_where_descriptors_run_out(planted: Planted, monke
         return opened
 
     monkeypatch.setattr(trees, "_send", watched)
-    for name in [OPENERS[what][0]] if what in OPENERS else ["listdir", "open", "pidfd_open"]:
+    for name in [OPENERS[what]] if what in OPENERS else OPENERS.values():
         monkeypatch.setattr(os, name, without(name))
     monkeypatch.setattr(trees, "IDLE_S", 0.01)
     if what == "nothing at all":
