@@ -104,13 +104,16 @@ class FrameReader:
         """Read what is in a non-blocking pipe. Gives the frames that are complete, and whether there may be more to come."""
         frames: list[Frame] = []
         while True:
+            asked = CHUNK if self._body is None else len(self._body) - self._got
             try:
-                more = self._read_once(fd)
+                count = self._read_once(fd)
             except BlockingIOError:
                 return frames, True
-            if not more:
+            if not count:
                 return frames, False
             frames.extend(self._frames())
+            if count < asked:
+                return frames, True  # there is no more now; its end is told next time
 
     def wait(self, fd: int) -> list[Frame | None]:
         """Read once from a blocking pipe. Gives the frames that are complete, perhaps none; at its end a None."""

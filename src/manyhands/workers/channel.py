@@ -300,11 +300,16 @@ class Channel:
             else:
                 events.extend(self._events_of(kind, frame_id, body))
         self._tell(events)
-        self._wait_for_handlers(launched)
+        if not self._sequel.is_clear:
+            self._wait_for_handlers(launched)
         return is_open
 
     def _tell(self, events: Sequence[Event]) -> None:
-        if events:
+        if not events:
+            return
+        if self._sequel.is_clear:
+            self._keeper.report(lambda: events)
+        else:
             self._sequel.call(lambda: self._keeper.report(lambda: events))
 
     def _ask(self, call_id: int, body: bytes) -> None:
