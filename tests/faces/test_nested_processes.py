@@ -425,7 +425,7 @@ def test_tasks_that_were_only_submitted_run_after_their_submitter() -> None:
 submitted: list[Future[int]] = []
 
 
-def submit_in_the_middle_of_the_report() -> str:
+def submit_in_the_middle_of_the_report() -> bytes:
     """As a finalizer or a signal handler may."""
     pool = current_pool()
     real = os.writev
@@ -436,7 +436,7 @@ def submit_in_the_middle_of_the_report() -> str:
         return real(fd, parts)
 
     os.writev = writev
-    return "reported"
+    return bytes(LARGE)
 
 
 def submitted_result() -> int:
@@ -445,7 +445,7 @@ def submitted_result() -> int:
 
 def test_what_is_submitted_while_a_worker_reports_goes_after_the_report() -> None:
     with ProcessPool(1) as pool:
-        assert pool.submit(submit_in_the_middle_of_the_report).result(PATIENCE_S) == "reported"
+        assert pool.submit(submit_in_the_middle_of_the_report).result(PATIENCE_S) == bytes(LARGE)
         assert pool.submit(submitted_result).result(PATIENCE_S) == 7
 
 

@@ -17,6 +17,7 @@ __all__ = ["HEADER", "Frame", "FrameReader", "Kind", "read_frame", "write_frame"
 
 HEADER = struct.Struct("<QBQ")
 CHUNK = 1 << 16
+SMALL = 1 << 12  # a body that is copied sooner than it is written beside its header
 
 Frame = tuple[int, int, bytes]  # kind, id, body
 
@@ -47,6 +48,13 @@ class Kind:
 
 def write_frame(fd: int, kind: int, frame_id: int, body: bytes) -> None:
     """Write a whole frame, blocking."""
+    if len(body) < SMALL:
+        frame = HEADER.pack(len(body), kind, frame_id) + body
+        written = os.write(fd, frame)
+        while written < len(frame):
+            frame = frame[written:]
+            written = os.write(fd, frame)
+        return
     parts = [memoryview(HEADER.pack(len(body), kind, frame_id))]
     if body:
         parts.append(memoryview(body))
@@ -117,7 +125,15 @@ class FrameReader:
 
     def wait(self, fd: int) -> list[Frame | None]:
         """Read once from a blocking pipe. Gives the frames that are complete, perhaps none; at its end a None."""
-        return list(self._frames()) if self._read_once(fd) else [None]
+        if self._buffer or self._body is not None:
+            return list(self._frames()) if self._read_once(fd) else [None]
+        piece = os.read(fd, CHUNK)
+        if len(piece) >= HEADER.size:
+            length, kind, frame_id = HEADER.unpack_from(piece)
+            if length == len(piece) - HEADER.size:  # one frame, as a rule
+                return [(kind, frame_id, piece[HEADER.size :])]
+        self._buffer = piece
+        return list(self._frames()) if piece else [None]
 
     def _read_once(self, fd: int) -> int:
         if self._body is not None:

@@ -27,6 +27,9 @@ def packed_results(
     Returns:
         The entries, and when the last of the tasks ended.
     """
+    if len(ended) == 1 and ended[0][0] <= PICKLED:
+        kind, value, at = ended[0]
+        return [("v", began, at, [at] if wants_times else None, kind == PICKLED, [value])], at
     entries: list[tuple[Any, ...]] = []
     values: list[tuple[int, Any]] = []
     ends: list[float] = []

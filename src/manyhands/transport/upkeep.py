@@ -85,7 +85,7 @@ class Upkeep:
 
     def before_import(self) -> None:
         """Something is to be loaded that may import modules: what tasks have done before shall not be taken for theirs."""
-        if not self._seems_clean:
+        if not self._seems_clean():
             self.look()
 
     def accept(self) -> None:
@@ -130,7 +130,7 @@ class Upkeep:
 
     def look_after(self, worked_s: float, now: float) -> bool:
         """Tasks have run for so long, until now: look at as much as that is worth; False when it cannot be put right."""
-        if worked_s < LONG_S and now - self._looked_at < TRUST_S and self._seems_clean:
+        if worked_s < LONG_S and now - self._looked_at < TRUST_S and self._seems_clean():
             self.due_at = self._looked_at + TRUST_S
             return True
         return self.look()
@@ -152,21 +152,18 @@ class Upkeep:
         self.due_at = math.inf
         return lines.mend()
 
-    @property
     def _seems_clean(self) -> bool:
-        """What a glance tells, which costs no system call."""
+        """What a glance tells, which costs no system call. Streams that are closed are found when they are flushed."""
         _, stdout, stderr = self.streams
         return (
             not self.touched
             and sys.stdout is stdout
             and sys.stderr is stderr
-            and not stdout.closed
-            and not stderr.closed
-            and sys.path == self._path
             and os.environ is self._environ
             and sys.excepthook is self._excepthook
             and sys.getrecursionlimit() == self._recursion
             and gc.isenabled() is self._collects
+            and sys.path == self._path
             and _socket_timeout() == self._socket_s
         )
 

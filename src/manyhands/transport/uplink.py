@@ -28,9 +28,10 @@ class Uplink:
 
     def send(self, kind: int, frame_id: int, body: bytes) -> None:
         """Write a frame; it is in the pipe when this returns. Not for what may run in the middle of another frame."""
-        self._waiting.append((kind, frame_id, body))
         with self._lock:
-            self._write_waiting()
+            if self._waiting:
+                self._write_waiting()
+            self._write(kind, frame_id, body)
         if self._waiting:
             self._push()
 
@@ -48,12 +49,14 @@ class Uplink:
                 self._lock.release()
 
     def _write_waiting(self) -> None:
-        lines = self._lines
         while self._waiting:
-            kind, frame_id, body = self._waiting.popleft()
-            try:
-                write_frame(lines.whole(WRITE), kind, frame_id, body)
-            except OSError as error:
-                if error.errno != EBADF or not lines.mend():
-                    raise
-                write_frame(lines.fds[WRITE], kind, frame_id, body)
+            self._write(*self._waiting.popleft())
+
+    def _write(self, kind: int, frame_id: int, body: bytes) -> None:
+        lines = self._lines
+        try:
+            write_frame(lines.whole(WRITE), kind, frame_id, body)
+        except OSError as error:
+            if error.errno != EBADF or not lines.mend():
+                raise
+            write_frame(lines.fds[WRITE], kind, frame_id, body)

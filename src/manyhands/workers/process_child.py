@@ -344,14 +344,13 @@ class Child:
         if os.getpid() != self._pid:
             os._exit(0)
 
-    @staticmethod
-    def _flush_streams() -> None:
+    def _flush_streams(self) -> None:
         """What a task has printed leaves before its result does."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (OSError, ValueError, AttributeError):
-                pass  # a task has closed or replaced it
+            except (OSError, ValueError, AttributeError):  # a task has closed or replaced it
+                self._lines.touched.append("flush")
 
     # ---- the assistant ----------------------------------------------------------------------------------------------------
 
