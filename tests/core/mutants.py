@@ -100,6 +100,9 @@ MUTANTS = [
         "end, worker.id, charged=False)",
         "end, worker.id, charged=True)",
     ),
+    Mutant("a task whose result is lost is charged", "scheduler", "is_lost = end.while_writing and", "is_lost = False and"),
+    Mutant("a task whose result is lost is never charged", "scheduler", " and not batch.tries.lost\n", "\n"),
+    Mutant("whoever has ended a task was not stopped", "scheduler", "end.while_writing and stop is None", "end.while_writing"),
     Mutant(
         "a task that ran and was not reported has not run",
         "scheduler",

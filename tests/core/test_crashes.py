@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.scripts import attempts, begin, bring_up_all, pool_with, run_all, sent, states, taken
 from manyhands.core import events as ev
 from manyhands.core.tasks import WorkerEnd
+from manyhands.testing import ScriptedPool
 
 
 def test_what_was_reported_keeps_its_outcome() -> None:
@@ -34,6 +35,54 @@ def test_what_ended_and_was_not_reported_runs_again_uncharged_and_shows_it() -> 
     run_all(pool)
     assert states(pool) == {0: "succeeded", 1: "succeeded", 2: "crashed", 3: "succeeded", 4: "succeeded"}
     assert attempts(pool) == {0: 2, 1: 2, 2: 1, 3: 1, 4: 1}
+
+
+def die_while_writing(pool: ScriptedPool, worker_id: int) -> WorkerEnd:
+    """It has ended a task, and what it says of it does not arrive."""
+    end = WorkerEnd(pid=7, signal=9, while_writing=True)
+    pool.workers.begin(worker_id)
+    pool.workers.end(worker_id)
+    pool.workers.die(worker_id, end=end)
+    return end
+
+
+def test_a_task_whose_result_is_lost_on_its_way_runs_again_uncharged_and_shows_it() -> None:
+    pool = pool_with(3, batch_size=3, retries=0)
+    end = die_while_writing(pool, 1)
+    run_all(pool)
+    assert states(pool) == dict.fromkeys(range(3), "succeeded")
+    assert attempts(pool) == {0: 2, 1: 1, 2: 1}
+    assert [(one.state, one.result) for one in pool.outcome(1, 0).history] == [("ready", end)]
+
+
+def test_it_does_so_once_only() -> None:
+    pool = pool_with(1)
+    die_while_writing(pool, 1)
+    bring_up_all(pool)
+    die_while_writing(pool, 2)
+    assert states(pool) == {0: "crashed"}
+    assert attempts(pool) == {0: 2}
+
+
+def test_what_ended_before_a_task_whose_result_is_lost_keeps_its_free_run() -> None:
+    pool = pool_with(2, batch_size=2)
+    pool.workers.begin(1)
+    pool.workers.end(1)
+    die_while_writing(pool, 1)
+    bring_up_all(pool)
+    die_while_writing(pool, 2)  # now task 0 alone: its own first time
+    run_all(pool)
+    assert states(pool) == {0: "succeeded", 1: "succeeded"}
+    assert attempts(pool) == {0: 3, 1: 2}
+
+
+def test_a_task_whose_result_is_lost_when_its_job_is_cancelled_does_not_run_again() -> None:
+    pool = pool_with(1)
+    pool.workers.begin(1)
+    pool.workers.end(1)
+    pool.feed(ev.JobCancelled(1, 10.0))
+    pool.workers.die(1, end=WorkerEnd(signal=9, while_writing=True))
+    assert states(pool) == {0: "cancelled"}
 
 
 def test_what_did_not_begin_goes_back_in_front_and_in_order() -> None:

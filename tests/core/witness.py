@@ -66,6 +66,7 @@ class Witness:
         self.unseen_begins: set[tuple[int, int]] = set()  # nobody could see that these had begun when their worker died
         self.seen: Counter[str] = Counter()  # what happened at all: tells whether a test is worth anything
         self.dismissed: set[int] = set()  # workers that had done something before they were dismissed
+        self.lost: set[tuple[int, int]] = set()  # tasks whose result was on its way when their worker died: free, but only once
         self.too_large: set[tuple[int, int]] = set()  # tasks that were said to take too much memory
         self.limit = pool.scheduler.crew.limit
         self.has_failed = False
@@ -194,8 +195,13 @@ class Witness:
         culprit, blame = (named, self.reasons[event.worker_id]) if named is not None else (event.running, State.CRASHED)
         if culprit is not None and culprit[0] in mine and culprit[1] >= mine[culprit[0]].reported:
             sent = mine[culprit[0]]
-            self.blames[sent.job_id, sent.start + culprit[1]].append(blame)
-            self.seen[f"died: {blame}"] += 1
+            task = sent.job_id, sent.start + culprit[1]
+            if event.end.while_writing and named is None and task not in self.lost:
+                self.lost.add(task)
+                self.seen["died while writing"] += 1
+            else:
+                self.blames[task].append(blame)
+                self.seen[f"died: {blame}"] += 1
         else:
             self.seen["died at nothing"] += 1
         if event.running is None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from manyhands import ProcessPool
+import pytest
+
+from manyhands import ProcessPool, WorkerCrashed
+from manyhands.testing.probes import PATIENCE_S
 
 REPORT_S = 0.005  # so short that the tasks behind are not taken back meanwhile
 
@@ -23,6 +29,37 @@ def report_slowly(_: int) -> bytearray:
 
     os.writev = writev
     return bytearray(1 << 17)  # of this size a result is reported before the next task begins
+
+
+def die_while_reporting(path: str) -> bytes:
+    """As often as there are lines in the file at `path`."""
+    lines = Path(path).read_text().splitlines()
+    if lines:
+        Path(path).write_text("\n".join(lines[1:]))
+        real = os.writev
+
+        def writev(fd: int, parts: Any) -> int:
+            real(fd, [parts[0], parts[1][:1000]])
+            os.kill(os.getpid(), signal.SIGKILL)
+            return 0
+
+        os.writev = writev
+    return bytes(1 << 17)
+
+
+@pytest.mark.parametrize("method", [None, "fork"])
+def test_a_worker_that_is_killed_while_it_writes_a_result_costs_nobody_anything_once(tmp_path: Path, method: Any) -> None:
+    path = tmp_path / "deaths"
+    with ProcessPool(1, multiprocessing.get_context(method) if method else None) as pool:
+        path.write_text("one")
+        outcome: Any = pool.options(on_crash="fail").submit(die_while_reporting, str(path)).outcome(PATIENCE_S)  # type: ignore[attr-defined]
+        assert outcome.value == bytes(1 << 17)
+        assert outcome.attempts == 2
+        assert "it had ended, and the worker (pid" in outcome.story()
+        path.write_text("one\ntwo")
+        outcome = pool.submit(die_while_reporting, str(path)).outcome(PATIENCE_S)  # type: ignore[attr-defined]
+        assert isinstance(outcome.error, WorkerCrashed)
+        assert outcome.attempts == 2
 
 
 def test_the_time_that_a_report_takes_is_not_the_next_tasks() -> None:

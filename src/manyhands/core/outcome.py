@@ -20,8 +20,8 @@ class Attempt:
 
     Attributes:
         number: from 1.
-        state: how it ended: SUCCEEDED, FAILED, TIMED_OUT, CRASHED or CANCELLED; READY when the worker died because of another
-            task before the end of this try was reported, so that the task had to run again.
+        state: how it ended: SUCCEEDED, FAILED, TIMED_OUT, CRASHED or CANCELLED; READY when the worker died before the end of this
+            try was reported, because of another task or while the result was on its way, so that the task had to run again.
         reason: one line that says why it did not succeed; empty when it did.
         error: what it raised, or what tells of its end; None when it succeeded, or when it is READY. Made when it is first asked
             for.

@@ -397,7 +397,8 @@ class Scheduler:
         1. What had ended and was reported has its outcome already.
         2. What had ended but was not reported runs again, uncharged; its outcome will show one more attempt.
         3. The running task is charged, unless the worker was stopped for another's sake. The task that a stop names is charged
-           wherever the worker was by then.
+           wherever the worker was by then. Had it ended, and its result was on its way, it runs again uncharged, but once only:
+           its result may be what kills its workers.
         4. What had not begun goes back, uncharged.
         """
         del self.batches[batch.id]
@@ -413,12 +414,17 @@ class Scheduler:
             if culprit != was_at:
                 end = end.without_task()
         begun = max(begun, culprit + 1, batch.done)
+        is_lost = end.while_writing and stop is None and not batch.tries.lost
         again = batch.tries.then(State.READY, end, worker.id, charged=False)
         self.workload.put_back(job, batch.give_back(len(batch.items) - begun))
         if culprit >= batch.done:
             self.workload.put_back(job, batch.give_back(begun - culprit - 1, tries=again))
-            self.workload.settle(job, batch, culprit, before, state, end, self.now)
-            batch.items.pop()
+            if is_lost:
+                lost = batch.tries.then(State.READY, end, worker.id, charged=False, lost=True)
+                self.workload.put_back(job, batch.give_back(1, tries=lost))
+            else:
+                self.workload.settle(job, batch, culprit, before, state, end, self.now)
+                batch.items.pop()
         self.workload.put_back(job, batch.give_back(batch.left, tries=again))
         self.workload.end_if_done(job)
 

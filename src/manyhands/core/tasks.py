@@ -172,6 +172,7 @@ class WorkerEnd(NamedTuple):
         output: what the running task wrote, when its policy captures that.
         started_at, ended_at: monotonic seconds at which the running task began, and at which the worker was found dead; None when
             it ran none.
+        while_writing: the running task had ended, and its result was on its way.
     """
 
     pid: int = 0
@@ -187,6 +188,7 @@ class WorkerEnd(NamedTuple):
     lacks_resources: bool = False
     started_at: float | None = None
     ended_at: float | None = None
+    while_writing: bool = False
 
     def without_task(self) -> WorkerEnd:
         """The same end, for another task than the one that was running."""
@@ -198,8 +200,8 @@ class Try(NamedTuple):
 
     Attributes:
         number: from 1.
-        state: how it ended: FAILED, TIMED_OUT or CRASHED; READY when its worker died for another's sake before the end of this
-            one was reported.
+        state: how it ended: FAILED, TIMED_OUT or CRASHED; READY when its worker died before the end of this one was reported,
+            for another's sake or while the result was on its way.
         result: what the worker reported of it.
         worker_id: where it was.
     """
@@ -217,19 +219,21 @@ class Tries(NamedTuple):
         begun: tries that began. An outcome reports it, so that a task that ran twice is known to have.
         charged: tries that count against `Policy.retries`. A task whose worker died for another's sake is not charged.
         history: each of them, in order; of very many, the first and the last ones.
+        lost: of those, the ones that had ended when their worker died of its own while the result was on its way.
     """
 
     begun: int = 0
     charged: int = 0
     history: tuple[Try, ...] = ()
+    lost: int = 0
 
-    def then(self, state: State, result: Any, worker_id: int, *, charged: bool) -> Tries:
+    def then(self, state: State, result: Any, worker_id: int, *, charged: bool, lost: bool = False) -> Tries:
         """With one more try, which has ended in `state`."""
         number = self.begun + 1
         history = (*self.history, Try(number, state, result, worker_id))
         if len(history) > FIRST_KEPT + LAST_KEPT:
             history = (*history[:FIRST_KEPT], *history[-LAST_KEPT:])
-        return Tries(number, self.charged + charged, history)
+        return Tries(number, self.charged + charged, history, self.lost + lost)
 
 
 class Span:

@@ -41,6 +41,8 @@ def reason_of(state: State, result: Success | Failure | WorkerEnd | BaseExceptio
         return _reason_of_failure(result.payload)
     if state is State.TIMED_OUT:
         return f"it ran longer than its time-out of {policy.timeout_s or 0.0:g} s"
+    if state is State.READY and isinstance(result, WorkerEnd) and result.while_writing:
+        return f"it had ended, and the worker (pid {result.pid}) {end_of(result)} before the result was here"
     if state is State.READY:
         return "its worker ended because of another task, before the end of this try was reported"
     if isinstance(result, WorkerEnd) and state is State.CRASHED:

@@ -311,6 +311,9 @@ class ScriptedWorkers:
             steps.append((2.0, lambda: self.leave(worker.id)))
         if worker.is_stopped:
             steps.append((2.0, lambda: self.die(worker.id)))
+        at = worker.at[0] if worker.at is not None and not worker.is_in_item else 0
+        if any(load.ended and load.id == at for load in worker.loads):
+            steps.append((mishaps, lambda: self.die(worker.id, end=WorkerEnd(signal=9, while_writing=True))))
         shows_item = worker.is_in_item or chance.random() < 0.7
         steps.append((mishaps * (0.5 if worker.is_in_item else 0.1), lambda: self.die(worker.id, shows_item=shows_item)))
         return [step for step in steps if step[0] > 0]

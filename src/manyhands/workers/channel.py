@@ -378,6 +378,7 @@ class Channel:
         for name, fd in (("stdout", launched.stdout), ("stderr", launched.stderr)):
             self._drain(fd, name)
         running, since = self.running()
+        was_reported = launched.reported[0] == launched.running[0]
         stack = launched.stack_text()
         if stack and not self._is_late:
             self._take_output("stderr", stack.encode())  # where Python's own fault handler writes it
@@ -395,7 +396,7 @@ class Channel:
         reason = f"worker {end.pid} ended before it was ready: {tail or 'it said nothing'}"
         if running is not None:
             reason = why_killed(end) if end.signal == signal.SIGKILL else ""
-            end = end._replace(started_at=since, ended_at=ended_at)
+            end = end._replace(started_at=since, ended_at=ended_at, while_writing=was_reported)
         end = end._replace(stderr_tail=tail, reason=reason, stack=stack, output=output)
         self._sequel.call(lambda: self._keeper.report(lambda: self._bury(end, running)))
 

@@ -41,7 +41,7 @@ class Launched:
         to_child, from_child, control, stdout, stderr: descriptors, non-blocking.
         sentinel: a descriptor that becomes readable when the process has ended; None: the end of `from_child` says so.
         mark: what it and its descendants carry in their environment.
-        running, since: the two words of shared memory, see `process_child`.
+        running, since, reported: the three words of shared memory, see `process_child`.
         stack: what its fault handler has written.
         process: how to wait for it.
         set_up: body of the SETUP frame, which is to be sent before anything else.
@@ -57,6 +57,7 @@ class Launched:
     sentinel: int | None
     running: memoryview[int]
     since: memoryview[float]
+    reported: memoryview[int]
     stack: memoryview[int]
     process: subprocess.Popen[bytes] | BaseProcess
     set_up: bytes
@@ -105,6 +106,7 @@ class Launched:
             os.close(fd)
         self.running.release()
         self.since.release()
+        self.reported.release()
         self.stack.release()
 
 
@@ -125,7 +127,8 @@ class _Pipes:
             self.abandon()
             raise
         self.running = cell[:8].cast("Q")
-        self.since = cell[8:WORD_BYTES].cast("d")
+        self.since = cell[8:16].cast("d")
+        self.reported = cell[16:WORD_BYTES].cast("Q")
         self.stack = cell[WORD_BYTES:]
         for fd in (self.to_child, self.from_child):
             _enlarge(fd)
@@ -191,6 +194,7 @@ class _Pipes:
             _pidfd(pid),
             self.running,
             self.since,
+            self.reported,
             self.stack,
             process,
             set_up,

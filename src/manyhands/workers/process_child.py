@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CELL_BYTES", "DUMP_SIGNAL", "OFFSET_BITS", "WORD_BYTES", "Child", "main"]
 
-WORD_BYTES = 16  # two words of shared memory: which task is running, and since when
+WORD_BYTES = 24  # words of shared memory: which task is running, since when, and which has ended and is being reported
 CELL_BYTES = WORD_BYTES + (1 << 16)  # and behind them, what the fault handler writes; pages that are not used take no memory
 DUMP_SIGNAL = _signal.SIGUSR2  # until the worker is ready: tell where the initializer is
 OFFSET_BITS = inside.OFFSET_BITS  # the first word is batch id << OFFSET_BITS | offset + 1
@@ -67,7 +67,8 @@ class Child:
         cell_fd = self._lines.fds[STACK]
         cell = memoryview(mmap.mmap(cell_fd, WORD_BYTES))
         self._running = cell[:8].cast("Q")
-        self._since = cell[8:].cast("d")
+        self._since = cell[8:16].cast("d")
+        self._reported = cell[16:].cast("Q")
         os.lseek(cell_fd, WORD_BYTES, os.SEEK_SET)
         tell_faults(cell_fd)
         faulthandler.register(DUMP_SIGNAL, cell_fd, all_threads=True)
@@ -193,7 +194,7 @@ class Child:
             self._marker.end(batch_id)
             self._marker = None
             self._upkeep.streams = streams
-        self._flush()
+        self._report()
         self._running[0] = 0
 
     def _run_items(
@@ -269,7 +270,7 @@ class Child:
                 self._leave_if_forked()
                 upkeep.look()
             if now > self._flush_at and pending:
-                self._flush()
+                self._report()
                 upkeep.look_after(now - since[0], now)
                 self._batch_began = now = clock()  # the pipe may have been full: that is nobody's time
                 self._flush_at = now + FLUSH_S
@@ -328,6 +329,11 @@ class Child:
         return (self._first[0], self._first[1] + offset) if offset >= 0 else None
 
     # ---- reports, from either thread --------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        """Between two tasks: the last one has ended, and is not to blame should this process die now."""
+        self._reported[0] = self._running[0]
+        self._flush()
 
     def _flush(self) -> None:
         """Send what has ended."""
