@@ -156,7 +156,8 @@ def test_everybody_at_once_prints_whole_lines(run_script: RunScript) -> None:
 
         def in_thread(task):
             for number, line in enumerate(lines_of(f"t{task}")):
-                manyhands.print(line, file=sys.stderr if number % 3 == 0 else sys.stdout)
+                put = print if number % 2 else manyhands.print
+                put(line, file=sys.stderr if number % 3 == 0 else sys.stdout)
 
         def last_words(task):
             sys.stdout.write(f"a partial line of {task}")
