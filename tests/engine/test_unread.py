@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed, wait
@@ -115,8 +116,10 @@ def test_the_cancelled_are_not_told(told: Told) -> None:
 
 
 def test_a_wait_that_has_ended_before_the_failure_is_no_look(told: Told) -> None:
+    go_on = threading.Event()
+
     def fail_late() -> None:
-        time.sleep(0.05)
+        go_on.wait(PATIENCE_S)
         fail()
 
     with Pool("thread", 1) as pool:
@@ -124,6 +127,7 @@ def test_a_wait_that_has_ended_before_the_failure_is_no_look(told: Told) -> None
         assert wait([future], timeout=0.001).not_done
         with pytest.raises(TimeoutError):
             future.result(0.001)
+        go_on.set()
         del future
     assert len(told.messages(1)) == 1
 
