@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -59,7 +59,6 @@ class Wait:
         "give",
         "has_given",
         "is_limited",
-        "is_over",
         "name",
         "needs",
         "some_of",
@@ -91,19 +90,24 @@ class Wait:
         self.some_of = some_of
         self.is_limited = is_limited
         self.has_given = False
-        self.is_over = False
 
 
 class _Graph:
-    """All waits of tasks in this process. `_lock` guards everything; nothing else is called with it held."""
+    """All waits of tasks in this process. `_lock` guards everything; nothing else is called with it held.
+
+    Which slots are given back and taken again is decided with it held, and told after that in that order, by who holds `_telling`.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
+        self._teller = 0
+        self._to_tell: deque[Callable[[], None]] = deque()
         self._waits: dict[Any, Wait] = {}
         self._edges: Counter[tuple[Any, Any]] = Counter()  # how many tasks of one pool wait for another pool
 
-    def begin(self, wait: Wait) -> list[Wait]:
-        """Add a wait; returns the waits whose slots are to be given back now. Raises DeadlockError when it would never end."""
+    def begin(self, wait: Wait) -> None:
+        """Add a wait; the slots that it makes free are to be told. Raises DeadlockError when it would never end."""
         pools = {need.workers for need in wait.needs}
         with self._lock:
             self._waits[self._key(wait)] = wait
@@ -114,29 +118,47 @@ class _Graph:
             for pool in pools:
                 self._edges[wait.workers, pool] += 1
             if wait.workers in pools:
-                wait.has_given = True
-                return [wait]
-            if not any(self._reaches(pool, wait.workers) for pool in pools):
-                return []
-            given = [
-                other
-                for other in self._waits.values()
-                if not other.has_given and any(self._reaches(need.workers, other.workers) for need in other.needs)
-            ]
-            for other in given:
-                other.has_given = True
-            return given
+                self._give(wait)
+            elif any(self._reaches(pool, wait.workers) for pool in pools):
+                for other in self._waits.values():
+                    if not other.has_given and any(self._reaches(need.workers, other.workers) for need in other.needs):
+                        self._give(other)
+
+    def _give(self, wait: Wait) -> None:
+        wait.has_given = True
+        self._to_tell.append(wait.give)
 
     def end(self, wait: Wait) -> None:
-        """Take a wait out."""
+        """Take a wait out; that it wants its slot again is to be told."""
         with self._lock:
-            wait.is_over = True
+            if wait.has_given:
+                self._to_tell.append(wait.take)
             if self._waits.get(self._key(wait)) is wait:
                 del self._waits[self._key(wait)]
             for pool in {need.workers for need in wait.needs}:
                 self._edges[wait.workers, pool] -= 1
                 if not self._edges[wait.workers, pool]:
                     del self._edges[wait.workers, pool]
+
+    def tell(self) -> None:
+        """Tell the pools what is to be told, unless another thread does."""
+        # 1. A wait makes another task's slot free, too. 2. Before that is told, that task goes on, takes its slot, and waits
+        # again, which gives it back. 3. Told in another order, the slot would be taken for as long as it waits: for ever.
+        # test_slots_are_given_and_taken_in_the_order_in_which_that_was_decided
+        if self._teller == threading.get_ident():  # what was told has run a callback, which waits
+            self._tell_all()
+            return
+        while self._to_tell and self._telling.acquire(blocking=False):
+            self._teller = threading.get_ident()
+            try:
+                self._tell_all()
+            finally:
+                self._teller = 0
+                self._telling.release()
+
+    def _tell_all(self) -> None:
+        while self._to_tell:
+            self._to_tell.popleft()()
 
     @staticmethod
     def _key(wait: Wait) -> Any:
@@ -242,17 +264,14 @@ def one_deeper(policy: Policy) -> Policy:
 
 def begin_wait(wait: Wait) -> None:
     """A task waits from now on. Raises DeadlockError when that would be for ever."""
-    for other in _graph.begin(wait):
-        other.give()
-        if other.is_over and other is not wait:
-            other.take()  # it ended while another thread gave its slot away
+    _graph.begin(wait)
+    _graph.tell()
 
 
 def end_wait(wait: Wait) -> None:
     """It does so no more."""
     _graph.end(wait)
-    if wait.has_given:
-        wait.take()
+    _graph.tell()
 
 
 def _forget_after_fork() -> None:
