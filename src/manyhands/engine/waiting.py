@@ -95,7 +95,7 @@ class Wait:
 class _Graph:
     """All waits of tasks in this process. `_lock` guards everything; nothing else is called with it held.
 
-    Which slots are given back and taken again is decided with it held, and told after that in that order, by who holds `_telling`.
+    Which slots are given back and taken again is decided with it held, and told later, in that order, by who holds `_telling`.
     """
 
     def __init__(self) -> None:
