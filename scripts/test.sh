@@ -4,7 +4,7 @@
 #
 # With CI or MANYHANDS_ALL_PYTHONS set, the tests that are not marked `slow` also run on the other supported interpreters
 # that this machine has, each in an environment of its own; but for those of the pure core, in which nothing depends on the version,
-# and for the fault suite, which takes minutes and runs on the first and the newest.
+# and for the fault suite, the command line and the docs' examples, which take minutes and run on the first and the newest.
 #
 # The tests wait more than they work, so there are as many sessions side by side as CPUs and one more; JOBS=1 for one alone.
 set -eu
@@ -39,7 +39,7 @@ find_python() {
 test_on() {
   bash scripts/setup.sh --extras test --venv ".venv-$1" --python "$2" &&
     ".venv-$1/bin/python" -m pytest -q $side_by_side -m "not slow" -p no:cacheprovider --ignore tests/core \
-      $([ "$1" = 3.13 ] || echo --ignore tests/faults)
+      $([ "$1" = 3.13 ] || echo --ignore tests/faults --ignore tests/cli --ignore tests/test_docs.py --ignore tests/test_examples.py)
 }
 
 check format "$bin/ruff" format --check .
