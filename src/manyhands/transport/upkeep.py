@@ -1,10 +1,10 @@
 """What a task has changed in its worker's process, put back for the next one: working folder, environment, signals and the like.
 
-What is right, is what was there when the initializer had returned. A look at everything takes 15 us and more, longer than a tiny
-task. So it follows a task that has called something which says so: `os.chdir`, `os.umask`, `signal.signal`, `os.closerange` and a
-few more are wrapped for that, in `os`, `posix` and `signal`, and the next task of the same batch does not see what they did. What
-is changed in other ways, is found after a batch by a glance (what costs no system call), or by a look: after each batch that took
-2 ms, and of tiny ones when the last look is 20 ms ago, be it only when the next batch comes.
+What is right, is what was there when the initializer had returned. A look at everything takes 50 us, longer than a tiny task.
+So it follows a task that has called something which says so: `os.chdir`, `os.umask`, `signal.signal`, `os.closerange` and a
+few more are wrapped for that, in `os`, `posix` and `signal`, and the next task of the same batch does not see what they did.
+What is changed in other ways, is found after a batch by a glance (what costs no system call), or by a look: after each batch
+that took 2 ms, and of tiny ones when the last look is 5 ms ago, be it only when the next batch comes.
 
 What a module does while it is imported stays, since it is imported once only and would never do it again: all of it when it is
 imported for a task's function or argument. In the body of a task an import cannot be told from what the task does besides: what
@@ -35,7 +35,7 @@ TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 IDLE = (0.0, 0.0)
 NUMBERS = range(1, 32)
 LONG_S = 0.002  # what has worked for so long can pay for a look
-TRUST_S = 0.02  # after a look, until the next one among tiny batches
+TRUST_S = 0.005  # after a look, until the next one among tiny batches: it takes 50 us
 
 
 class Upkeep:

@@ -356,7 +356,8 @@ class Child:
             try:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # a task has closed or replaced it
-                self._lines.touched.append("flush")
+                if stream is not None:
+                    self._lines.touched.append("flush")
 
     # ---- the assistant ----------------------------------------------------------------------------------------------------
 
