@@ -130,13 +130,18 @@ class Upkeep:
 
     def look_after(self, worked_s: float, now: float) -> bool:
         """Tasks have run for so long, until now: look at as much as that is worth; False when it cannot be put right."""
-        if worked_s < LONG_S and now - self._looked_at < TRUST_S and self._seems_clean():
+        if worked_s >= LONG_S or not self._seems_clean():
+            return self.look()
+        if now - self._looked_at < TRUST_S:
             self.due_at = self._looked_at + TRUST_S
             return True
-        return self.look()
+        return self.look(is_worth_descriptors=False)
 
-    def look(self) -> bool:
-        """Look at everything, and put back what tasks have changed; False when that cannot be done."""
+    def look(self, *, is_worth_descriptors: bool = True) -> bool:
+        """Look at everything, and put back what tasks have changed; False when that cannot be done.
+
+        The worker's own descriptors are half of the work. What closes them says so, or else it is noticed when they are used.
+        """
         lines = self._lines
         self._looked_at = 0.0
         try:
@@ -150,7 +155,7 @@ class Upkeep:
             return False
         self._looked_at = time.monotonic()
         self.due_at = math.inf
-        return lines.mend()
+        return not is_worth_descriptors or lines.mend()
 
     def _seems_clean(self) -> bool:
         """What a glance tells, which costs no system call. Streams that are closed are found when they are flushed."""
