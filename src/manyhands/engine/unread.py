@@ -16,6 +16,7 @@ from weakref import ref
 from manyhands.transport.failures import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from threading import Condition
 
 __all__ = ["Unread", "tell_all"]
@@ -62,9 +63,10 @@ class Unread:
             self.is_read = True
             _teller.tell(self._error, self._key)
 
-    def __del__(self) -> None:
-        _unread.pop(id(self), None)
-        if not sys.is_finalizing():
+    def __del__(self, unread: dict[int, ref[Unread]] = _unread, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # What it needs is bound: at the interpreter's end modules lose their names before the last objects go.
+        unread.pop(id(self), None)
+        if not is_finalizing():
             self.tell()
 
 
