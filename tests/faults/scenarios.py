@@ -22,6 +22,7 @@ from manyhands import Pool
 
 KINDS = ("thread", "process", "fork", "serial", "command")
 LIMIT_S = 100.0  # for one program; it is hit by one that hangs, and is no measure of speed
+SLOW_LIMIT_S = 500.0  # for one that has gigabytes to move, or so
 PATIENCE_S = 60.0  # for one condition
 STEP_S = 0.005
 FOREVER_S = 3600.0

@@ -12,7 +12,7 @@ import pytest
 
 import leaks
 from faults.play import UNPLAYABLE
-from faults.scenarios import LIMIT_S, SCENARIOS
+from faults.scenarios import LIMIT_S, SCENARIOS, SLOW_LIMIT_S
 from programs import Programs, python_args
 
 HERE = Path(__file__).parent
@@ -23,7 +23,11 @@ for module in MODULES:
     importlib.import_module(f"faults.{module}")
 
 CASES = [
-    pytest.param(one.name, kind, id=f"{one.name}-{kind}", marks=[pytest.mark.slow] if one.is_slow else [])
+    pytest.param(
+        *(one.name, kind),
+        id=f"{one.name}-{kind}",
+        marks=[pytest.mark.slow, pytest.mark.timeout(SLOW_LIMIT_S + 20)] if one.is_slow else [],
+    )
     for one in SCENARIOS.values()
     for kind in one.kinds
 ]
@@ -48,7 +52,8 @@ def test_fault(programs: Programs, tmp_path: Path, name: str, kind: str) -> None
     one = SCENARIOS[name]
     temp_folder, current = tmp_path / "temp", tmp_path / "current"
     current.mkdir()
-    ran = programs.run(play_args(name, kind), env=play_environment(temp_folder), cwd=current, timeout=LIMIT_S)
+    limit_s = SLOW_LIMIT_S if one.is_slow else LIMIT_S
+    ran = programs.run(play_args(name, kind), env=play_environment(temp_folder), cwd=current, timeout=limit_s)
     if ran.returncode == UNPLAYABLE:
         pytest.skip(ran.stdout.strip())
     said = f"status {ran.returncode}\n{ran.stdout[-5000:]}\n{ran.stderr[-5000:]}"
