@@ -13,16 +13,18 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from manyhands.borrowed_maps import ended, outcomes_of, values_of
+from manyhands.borrowed_maps import BorrowedMap, outcomes_of, values_of
 from manyhands.errors import DeadlockError, UsageError, note
 from manyhands.observe.progress import known_total, open_progress
-from manyhands.policies import batch_size, policy_of, window
+from manyhands.policies import batch_size, check_errors, policy_of, window
 from manyhands.transport import inside, payloads
 from manyhands.transport.contexts import current_context, dump_context
 from manyhands.transport.frames import Kind
+from manyhands.transport.joint_waits import JointWait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Literal, NoReturn, ParamSpec, Self, TypeVar
 
     from manyhands.core.outcome import Outcome
@@ -42,8 +44,10 @@ AHEAD = 32  # items of a map that are on their way, when `buffersize` does not s
 class BorrowedPool(Executor):
     """Stands for a pool of the program in a worker process; `manyhands.current_pool()` gives it.
 
-    `submit`, `map`, `outcomes` and `options` are those of `Pool`. Items of a map travel one by one, so give it work that is
-    worth a round trip of about a millisecond. The pool can be closed by the program only.
+    `submit`, `map`, `outcomes` and `options` are those of `Pool`, but for this. Items of a map travel one by one, so give it work
+    that is worth a round trip of about a millisecond. Futures have no `outcome`, so `submit` with `capture=True` is refused. A
+    map that is left early drops what has not begun; what runs goes on. One that nobody reads is run on when it is forgotten, at
+    the end of the task as a rule, not when the pool is shut down. And the pool can be closed by the program only.
 
     Attributes:
         kind: of its workers.
@@ -154,6 +158,8 @@ class BorrowedOptions:
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `BorrowedPool.submit`, with these options."""
+        if self._policy.captures:
+            raise UsageError("in a worker process, what a task writes is kept by outcomes() only: its future has no outcome()")
         return self._pool._submit(self._policy, fn, args, kwargs, key=self._key)
 
     def map(
@@ -170,13 +176,18 @@ class BorrowedOptions:
         """As `BorrowedPool.map`, with these options."""
         if not iterables:
             raise UsageError("map needs at least one iterable: map(function, items)")
-        if errors not in ("raise", "return", "skip"):
-            raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
+        check_errors(errors)
         batch_size(chunksize)  # items travel one by one, but what cannot be meant is refused
         shown = _shown(progress, iterables)
-        calls = zip(*iterables)  # noqa: B905  # as the built-in map: the shortest ends it
-        futures = ended(lambda _, args: self.submit(fn, *args), calls, window(buffersize) or AHEAD, ordered=ordered)
-        results = values_of(futures, errors, shown)
+        policy, waits = self._policy_of_items()
+        calls = BorrowedMap(
+            lambda _, args: self._pool._submit(policy, fn, args, {}, key=self._key),
+            iterables,
+            window(buffersize) or AHEAD,
+            ordered=ordered,
+            waits=waits,
+        )
+        results = values_of(calls, errors, shown)
         next(results)
         return results
 
@@ -202,13 +213,18 @@ class BorrowedOptions:
             if key is not None:
                 keys[index] = key(args[0] if len(args) == 1 else args)
             name = keys.get(index)
-            return self._pool._submit(self._policy, fn, args, {}, key=name, wants_outcome=True, index=index)
+            return self._pool._submit(policy, fn, args, {}, key=name, wants_outcome=True, index=index)
 
-        calls = zip(*iterables)  # noqa: B905  # as above
-        futures = ended(submit, calls, window(buffersize) or AHEAD, ordered=ordered)
-        results = outcomes_of(futures, lambda index: keys.pop(index, index), shown)
+        policy, waits = self._policy_of_items()
+        calls = BorrowedMap(submit, iterables, window(buffersize) or AHEAD, ordered=ordered, waits=waits)
+        results = outcomes_of(calls, lambda index: keys.pop(index, index), shown)
         next(results)
         return results
+
+    def _policy_of_items(self) -> tuple[Policy, bool]:
+        """That of the items of a map, and whether it waits for them: `timeout=0` says not to."""
+        waits = self._policy.timeout_s != 0
+        return (self._policy if waits else self._policy.replace(timeout_s=None)), waits
 
 
 def _shown(progress: ProgressChoice, iterables: tuple[Iterable[Any], ...]) -> Progress:
@@ -342,7 +358,9 @@ def waiting_for(futures: Sequence[Any], *, any_will_do: bool = False, is_limited
             raise DeadlockError("the initializer would wait for ever: no task of its pool can begin before it has ended")
         yield  # a thread that a task has left behind
         return
-    call_ids = [future.call_id if isinstance(future, BorrowedFuture) else 0 for future in futures if not future.done()]
+    # Where any one will do, one that has ended meanwhile is a way out: the program knows that, too.
+    pending = [future for future in futures if any_will_do or not future.done()]
+    call_ids = [future.call_id if isinstance(future, BorrowedFuture) else 0 for future in pending]
     if futures and not call_ids:
         yield
         return
@@ -397,15 +415,6 @@ class _Waiters(list[Any]):
         super().append(waiter)
 
 
-class _TaskEvent(threading.Event):
-    def __init__(self, waiter: Any) -> None:
-        super().__init__()
-        self._any_will_do = not (type(waiter).__name__ == "_AllCompletedWaiter" and not waiter.stop_on_exception)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if self.is_set() or timeout == 0:
-            return super().wait(timeout)
-        # The waiter does not say what it waits for; both functions of the standard library call it `fs`.
-        futures = list(sys._getframe(1).f_locals.get("fs", ()))
-        with waiting_for(futures, any_will_do=self._any_will_do, is_limited=timeout is not None):
-            return super().wait(timeout)
+class _TaskEvent(JointWait):
+    def announced(self, futures: Sequence[Any], *, any_will_do: bool, is_limited: bool) -> AbstractContextManager[None]:
+        return waiting_for(futures, any_will_do=any_will_do, is_limited=is_limited)

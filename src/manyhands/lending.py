@@ -159,8 +159,10 @@ class Lender:
         for waited_id in call_ids:
             if not waited_id:
                 needs.append(Need(None))  # no future of ours
-            elif (call := guest.calls.get(waited_id)) is not None:  # None: it has just ended
+            elif (call := guest.calls.get(waited_id)) is not None:
                 needs.append(call.need())
+            elif any_will_do:  # it has just ended: a way out
+                needs.append(Need(None))
         if not is_own_thread:  # another thread of the task: it may go on without that one, so there is no ring to be found
             needs = [Need(need.workers, 0, 0) for need in needs]
         if not call_ids:

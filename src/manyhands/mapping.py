@@ -43,12 +43,14 @@ def open_stream(
     waits = policy.timeout_s != 0
     if not waits:
         policy = policy.replace(timeout_s=None)
+    parts = [iter(iterable) for iterable in iterables]
     source: Iterator[Any]
-    if len(iterables) == 1:
-        source, style = iter(iterables[0]), CallStyle.ONE
+    if len(parts) == 1:
+        source, style = parts[0], CallStyle.ONE
     else:
-        source, style = zip(*iterables), CallStyle.STAR  # noqa: B905  # as the built-in map: the shortest ends it
-    return Stream(engine, workers, Work(function, style, policy, current_context()), source, ordered=ordered, waits=waits)
+        source, style = zip(*parts), CallStyle.STAR  # noqa: B905  # as the built-in map: the shortest ends it
+    work = Work(function, style, policy, current_context())
+    return Stream(engine, workers, work, source, made_of=parts, ordered=ordered, waits=waits)
 
 
 def result_stream(

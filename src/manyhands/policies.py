@@ -12,7 +12,7 @@ from manyhands.retrying import backoff_of, crash_retries_of, retry_on_of, second
 if TYPE_CHECKING:
     from manyhands.retrying import Backoff, Causes, OnCrash
 
-__all__ = ["batch_size", "check_max_tasks", "check_max_workers", "check_start_timeout", "policy_of", "window"]
+__all__ = ["batch_size", "check_errors", "check_max_tasks", "check_max_workers", "check_start_timeout", "policy_of", "window"]
 
 LARGEST_BATCH = 1 << 20  # a worker process counts the tasks of a batch in 24 bits, and nothing is gained beyond some thousands
 
@@ -38,6 +38,12 @@ def check_max_workers(count: int) -> None:
         raise TypeError(f"max_workers must be a whole number, not {count!r}")
     if count <= 0:
         raise UsageError("max_workers must be greater than 0")
+
+
+def check_errors(errors: object) -> None:
+    """Raise when `errors` is not what can become of the errors of a map."""
+    if errors not in ("raise", "return", "skip"):
+        raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
 
 
 def batch_size(chunksize: int | str) -> int | None:

@@ -24,7 +24,7 @@ from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, open_stream, outcome_stream, result_stream
 from manyhands.nested import Travels, know_pool
 from manyhands.observe.progress import known_total, open_progress
-from manyhands.policies import check_max_tasks, check_max_workers, check_start_timeout, policy_of
+from manyhands.policies import check_errors, check_max_tasks, check_max_workers, check_start_timeout, policy_of
 from manyhands.pool_options import Options
 from manyhands.workers.here import here
 from manyhands.workers.serial import SerialWorkers
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Pool"]
 
 INTERRUPT_GRACE_S = 0.5  # for running tasks to end by themselves after Ctrl-C
-NESTING = 1000  # how deep a task of a serial pool may submit to its own pool and wait: as deep as Python's own recursion
+NESTING = 1000  # tasks of a serial pool within each other; Python's recursion limit comes sooner, for each takes about 11 frames
 _numbers = itertools.count(1)
 
 
@@ -156,7 +156,6 @@ class Pool(Travels, Executor):
             memory_limits=memory_limits,
         )
         self._submissions = SubmissionsByPolicy(self.engine, workers)
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         # A pool that is forgotten without shutdown ends its workers when what was submitted is done.
         weakref.finalize(self, self.engine.close_when_unused).atexit = False
 
@@ -261,8 +260,6 @@ class Pool(Travels, Executor):
             TaskTimeout, WorkerCrashed: after the last try. Whatever `fn` raises is raised as it is. What an iterable raises is
                 raised after the results of the items before it.
         """
-        if errors not in ("raise", "return", "skip"):
-            raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
         policy = policy_of(
             timeout=timeout,
             retries=retries,
@@ -343,8 +340,11 @@ class Pool(Travels, Executor):
             )
         cancel_futures = cancel_futures or cancel_running
         if not cancel_futures and not self.engine.is_closed:
-            for stream in list(self._streams):
-                stream.run_on()
+            try:
+                self.engine.run_on()
+            except BaseException:  # Ctrl-C, while it waited for a source
+                self.engine.close(cancel=True)
+                raise
         self.engine.close(cancel=cancel_futures)
         if cancel_running:
             self.engine.stop_running()
@@ -404,9 +404,7 @@ class Pool(Travels, Executor):
     ) -> Stream:
         if here.occupant is not None:
             policy = one_deeper(policy)
-        stream = open_stream(self.engine, self.workers, fn, iterables, policy, ordered=ordered)
-        self._streams.add(stream)
-        return stream
+        return open_stream(self.engine, self.workers, fn, iterables, policy, ordered=ordered)
 
     def _map(
         self,
@@ -418,6 +416,7 @@ class Pool(Travels, Executor):
         errors: ErrorChoice,
         progress: ProgressChoice,
     ) -> Generator[Any, None, None]:
+        check_errors(errors)
         shown = open_progress(progress, known_total(iterables) if progress is not False else None)
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
         results = result_stream(stream, errors, shown)

@@ -135,8 +135,11 @@ class WorkQueue:
 
     def _wait_for_room(self, timeout: float | None, deadline: float | None) -> None:
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        count = len(self._items)
-        with Waiting([self._need] if count else [], some_of=count, is_limited=timeout is not None), self._changed:
+        with self._changed:
+            if not self._is_full():
+                return
+            count = len(self._items)  # one of those that were there while it was full
+        with Waiting([self._need], some_of=count, is_limited=timeout is not None), self._changed:
             if not self._changed.wait_for(lambda: not self._is_full() or self._is_closed, left_s):
                 raise Full(f"{len(self._items)} items are not done yet, and no room came within {timeout:g} s")
 

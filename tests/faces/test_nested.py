@@ -5,9 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import signal
+import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from manyhands import (
     current_pool,
     waiting,
 )
+from manyhands.engine import waiting as waits
 from manyhands.testing.probes import PATIENCE_S
 from nesting import WAYS, count_down, fibonacci, sorted_by_parts, wait_for
 from programs import Programs, python_args
@@ -36,6 +38,17 @@ def test_threads_nest_two_hundred_deep(workers: int) -> None:
     with ThreadPool(workers) as pool:
         assert pool.submit(count_down, 200).result(PATIENCE_S) == 200
         assert pool.submit(pow, 2, 3).result(PATIENCE_S) == 8
+
+
+def test_serial_tasks_nest_as_deep_as_pythons_recursion() -> None:
+    limit = sys.getrecursionlimit()
+    with SerialPool() as pool:
+        assert pool.submit(count_down, 60).result() == 60
+        try:
+            sys.setrecursionlimit(limit + 12 * 300)  # docs/guarantees.md: about 11 frames each
+            assert pool.submit(count_down, 300).result() == 300
+        finally:
+            sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize("kind", ["serial", "thread"])
@@ -298,6 +311,32 @@ def test_one_way_out_is_no_ring() -> None:
         assert future.result(PATIENCE_S) == "it came"
 
 
+def test_what_ends_just_when_a_task_begins_to_wait_is_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    futures: Future[list[Future[Any]]] = Future()
+    has_looked = threading.Event()
+
+    class Preempted(waits._TaskEvent):
+        def is_set(self) -> bool:
+            was_set = super().is_set()
+            has_looked.set()
+            futures.result(PATIENCE_S)[0].result(PATIENCE_S)  # it ends after this look
+            return was_set
+
+    monkeypatch.setattr(waits, "_TaskEvent", Preempted)
+
+    def wait_for_first() -> int:
+        return len(concurrent.futures.wait(futures.result(PATIENCE_S)[::2], return_when=FIRST_COMPLETED).done)
+
+    with ThreadPool(3) as pool:
+        members = [
+            pool.submit(has_looked.wait, PATIENCE_S),
+            pool.submit(wait_for_first),
+            pool.submit(lambda: futures.result(PATIENCE_S)[1].result()),
+        ]
+        futures.set_result(members)
+        assert [future.result(PATIENCE_S) for future in members] == [True, 1, 1]
+
+
 def test_who_waits_for_a_limited_time_breaks_the_ring() -> None:
     futures: Future[list[Future[Any]]] = Future()
     is_waiting = threading.Event()
@@ -353,6 +392,19 @@ def test_a_handler_cannot_join_its_own_queue(kind: Any) -> None:
         queue.put("an item")
     assert len(errors) == 1
     assert "its own is one of them" in str(errors[0])
+
+
+def test_room_that_came_before_a_task_waits_for_it_is_no_ring() -> None:
+    def put() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not waits._graph._waits and time.monotonic() < deadline:  # until the handler waits for this task
+            time.sleep(0.001)
+        queue._wait_for_room(None, None)  # it was full a moment ago
+
+    with ThreadPool(1) as pool, WorkQueue(lambda future: future.result(), workers=1, maxsize=1) as queue:
+        putter = pool.submit(put)
+        queue.put(putter)
+        putter.result(PATIENCE_S)
 
 
 def test_a_task_may_join_a_queue_whose_handlers_need_its_pool() -> None:

@@ -10,7 +10,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from pathlib import Path
@@ -289,8 +289,11 @@ def test_what_only_the_program_can_do_is_refused() -> None:
         with current_pool():
             pass
 
+    def captures() -> None:
+        current_pool().options(capture=True).submit(abs, 1)
+
     with ProcessPool(1) as pool:
-        for function in (closes, opens):
+        for function in (closes, opens, captures):
             assert isinstance(pool.submit(function).exception(PATIENCE_S), UsageError)
 
 
@@ -567,3 +570,49 @@ def test_the_standard_functions_take_mixed_futures() -> None:
         return sum(future.result() for future in done)
 
     assert run_inside(outer) == 9
+
+
+def _maps_as_a_pool_does(folder: str) -> list[Any]:
+    pool, closed = current_pool(), []
+
+    def numbers() -> Iterator[int]:
+        try:
+            yield 1
+            yield -2
+            raise LookupError("the source is broken")
+        finally:
+            closed.append("closed")
+
+    broken = pool.map(abs, numbers())
+    seen: list[Any] = [next(broken), next(broken)]
+    try:
+        next(broken)
+    except LookupError as error:
+        seen.append(str(error))
+    left = pool.map(max, numbers(), [3, 4, 5], buffersize=1)
+    seen.append(next(left))
+    left.close()
+    try:
+        next(pool.map(_wait_for_file, [f"{folder}/0"], timeout=0))
+    except TaskTimeout as error:
+        seen.append("timeout=0" in str(error))
+    pool.map(_touch, [f"{folder}/{number}" for number in range(40)])  # nobody reads it
+    return [*seen, *closed]
+
+
+def _touch(path: str) -> None:
+    Path(path).touch()
+
+
+def _wait_for_file(path: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_map_in_a_task_is_as_any_other(kind: Any, tmp_path: Path) -> None:
+    with Pool(kind, 2) as pool:
+        seen = pool.submit(_maps_as_a_pool_does, str(tmp_path)).result(PATIENCE_S)
+    assert seen == [1, 2, "the source is broken", 3, True, "closed", "closed"]
+    assert len(list(tmp_path.iterdir())) == 40

@@ -7,13 +7,15 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import manyhands
 from manyhands import InitializerError, Pool, PoolError, ProcessPool, SerialPool, TaskTimeout, ThreadPool, UsageError
-from manyhands.testing.probes import PATIENCE_S
+from manyhands.core.tasks import Policy
+from manyhands.testing.probes import PATIENCE_S, Source
 from manyhands.testing.sample_tasks import fail_on_thirds, pid_of_worker, same, square
 
 KINDS: list[Any] = ["serial", "thread", "process"]
@@ -48,6 +50,7 @@ def test_the_functions_own_arguments_may_have_any_name() -> None:
         lambda: SerialPool().map(abs, [1], chunksize=0),
         lambda: SerialPool().map(abs, [1], chunksize="much"),  # type: ignore[arg-type]
         lambda: SerialPool().map(abs, [1], buffersize=0),
+        lambda: SerialPool().options(retries=1).map(abs, [1], errors="retrun"),  # type: ignore[arg-type]
         lambda: SerialPool().map(abs, [1], timeout=-1),
         lambda: SerialPool().map(abs, [1], retries=-1),
         lambda: SerialPool().map(abs, [1], errors="drop"),  # type: ignore[arg-type]
@@ -219,3 +222,42 @@ def test_an_item_beyond_any_pipe_goes_both_ways_at_once() -> None:
     blob = b"x" * (3 << 20)
     with ProcessPool(1) as pool:
         assert sum(map(len, pool.map(same, itertools.repeat(blob, 12), chunksize=4))) == 12 * len(blob)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_map_over_several_sources_that_is_left_early_closes_them(kind: Any) -> None:
+    first, second = Source(), Source()
+    with Pool(kind, 2) as pool:
+        results = pool.map(max, first.numbers(), itertools.count(), second.numbers())
+        assert next(results) == 0
+        results.close()
+        assert first.is_closed
+        assert second.is_closed
+        longer = (number for number in range(9))
+        assert list(pool.map(max, range(2), longer)) == [0, 1]
+        assert next(longer) == 2  # as after the built-in map: it was not left early
+
+
+def test_a_map_that_is_left_while_another_thread_draws_closes_its_source_after_that() -> None:
+    is_drawing, go_on, is_closed = threading.Event(), threading.Event(), threading.Event()
+
+    def numbers() -> Iterator[int]:
+        try:
+            for number in itertools.count():
+                if number > 2 and threading.current_thread() is not threading.main_thread():
+                    is_drawing.set()
+                    assert go_on.wait(PATIENCE_S)
+                yield number
+        finally:
+            is_closed.set()
+
+    with ThreadPool(1) as pool:
+        stream = pool._open_stream(Policy(), same, (numbers(),), ordered=True)
+        drawer = threading.Thread(target=stream.run_on)
+        drawer.start()
+        assert is_drawing.wait(PATIENCE_S)
+        stream.cancel()
+        assert not is_closed.is_set()
+        go_on.set()
+        assert is_closed.wait(PATIENCE_S)
+        drawer.join(PATIENCE_S)

@@ -140,6 +140,48 @@ def test_ctrl_c_ends_a_program_and_leaves_nothing(programs: Programs, case: str)
     assert programs.wait_for_orphans(process) == []
 
 
+@pytest.mark.parametrize("case", ["submitted", "drawn"])
+def test_ctrl_c_at_the_end_of_a_program_says_what_was_not_done(programs: Programs, case: str) -> None:
+    script = programs.write_script("""
+        import atexit, sys, time
+        from manyhands import ProcessPool, ThreadPool
+        from manyhands.engine.exits import is_exiting
+        main_is_over = False
+        def slow():
+            yield 1
+            while True:
+                if main_is_over:
+                    print("ready", flush=True)
+                    time.sleep(600)
+                time.sleep(0.01)
+                yield 1
+        def sleep():
+            while not is_exiting():
+                time.sleep(0.001)
+            print("ready", flush=True)
+            time.sleep(600)
+        atexit.register(lambda: print("the end"))
+        threads, processes = ThreadPool(1), ProcessPool(1)
+        future = processes.submit(time.sleep, 600)
+        if sys.argv[1] == "submitted":
+            futures = [threads.submit(sleep), threads.submit(abs, -1)]
+        else:
+            results = threads.map(abs, slow())
+        main_is_over = True
+    """)
+    process = programs.start(python_args(str(script), case))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=EXIT_S)
+    assert process.returncode == -signal.SIGINT
+    assert output == "the end\n"
+    (line,) = errors.splitlines()
+    assert line.startswith("manyhands: interrupted")
+    assert line.endswith("3 not done" if case == "submitted" else "1 not done")
+    assert programs.wait_for_orphans(process) == []
+
+
 def test_a_fork_in_a_users_thread_harms_neither_side(run_script: RunScript) -> None:
     ran = run_script("""
         import os, sys, threading, warnings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from itertools import islice
 from queue import SimpleQueue
 from types import GeneratorType
@@ -19,7 +20,7 @@ from manyhands.workers.here import here
 from manyhands.workers.protocol import Unsendable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from manyhands.engine.engine import Engine
     from manyhands.workers.protocol import Work, Workers
@@ -40,11 +41,16 @@ class Stream:
         has_ended: the source has given its last item.
         taken: how many tasks' outcomes were given.
         most_at_once: draw at most so many items before they are handed on; 1 for a source that may block between any two.
-        key_of_item: makes a name of each item, which is put into `keys` under the task's index.
+        key_of_item: makes a name of each item, which is put into `keys` under the task's index. What it raises counts as raised
+            by the source.
         ready: tells how many items can be drawn without waiting; whoever sets it calls `wake` when there are some again.
 
     It is the sink of its job. The consumer's thread does everything; only `deliver` is called by others, and `run_on` by the
-    thread that shuts the pool down, which is why drawing has a lock.
+    thread that shuts the pool down, which is why drawing has a lock: it guards the source, and all that was drawn from it.
+
+    Args:
+        made_of: the iterators that `source` draws from, where it is not the only one. Generators among them are closed when the
+            map is left before its end; anything else, a file say, is for its owner to close.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Stream:
         work: Work,
         source: Iterator[Any],
         *,
+        made_of: Sequence[Iterator[Any]] = (),
         ordered: bool,
         waits: bool = True,
         most_at_once: int = LARGEST_PULL,
@@ -68,6 +75,7 @@ class Stream:
         self._workers = workers
         self._work = workers.prepare(work)._replace(key_of=self.key_of)
         self._source = source
+        self._generators = [part for part in (made_of or (source,)) if isinstance(part, GeneratorType)]
         self._ordered = ordered
         self._waits = waits
         self._queue: SimpleQueue[Deliver | BaseException | None] = SimpleQueue()
@@ -80,9 +88,12 @@ class Stream:
         self._exhausted = False
         self._source_error: BaseException | None = None
         self._drawing = threading.RLock()
+        self._is_pulling = False
+        self._is_left = False
         self.keys: dict[int, object] = {}
         self.key_of_item: Callable[[Any], object] | None = None
         self.ready: Callable[[], int] | None = None
+        self.job_id = 0  # until it is open
         self.job_id = engine.open_job(self._work, self, is_stream=True)
 
     def key_of(self, index: int) -> object:
@@ -123,9 +134,9 @@ class Stream:
     def cancel(self) -> None:
         """Nobody wants the rest."""
         self._exhausted = True
+        self._is_left = True
         self._engine.feed(JobCancelled(self.job_id, ABANDON_S))
-        if isinstance(self._source, GeneratorType):  # not a file: that is for its owner to close
-            self._source.close()
+        self._close_source()
 
     def leave(self, *, was_read: bool) -> None:
         """The iterator over the results is gone: drop the rest; but run a map that nobody ever read to its end.
@@ -144,8 +155,15 @@ class Stream:
 
         It is another habit to leave the `with` block of the pool before the results are read. What seems endless is cut off.
         """
-        if self.taken == 0:
-            self.fill(consumer_waits=False, most=LARGEST_RUN_ON)
+        if self.taken == 0 and self.job_id:
+            try:
+                self.fill(consumer_waits=False, most=LARGEST_RUN_ON)
+            except BaseException as error:
+                self._source_error = error  # for whoever reads; the pool has others to think of
+                self._exhausted = True
+                self._engine.feed(JobClosed(self.job_id))
+                if isinstance(error, KeyboardInterrupt):
+                    raise
 
     # ---- out --------------------------------------------------------------------------------------------------------------
 
@@ -187,60 +205,90 @@ class Stream:
 
     def fill(self, *, consumer_waits: bool, most: int | None = None) -> None:
         """Draw items while there is room for them; or `most` in all, room or not."""
-        with self._drawing:
-            while not self._exhausted:
-                limited = most is None
-                room = self._engine.room(self.job_id, consumer_waits=consumer_waits) if most is None else most - self._next_index
-                if room <= 0:
-                    if limited and self._engine.is_closed and self._next_to_give >= self._next_index:
-                        raise RuntimeError("the pool was shut down before this map had drawn all of its items")
-                    return
-                if self.ready is not None:
-                    room = min(room, self.ready())
-                    if not room:
-                        return
-                items = self._pull(min(room, self._pull_size))
-                if items:
-                    self._add(items)
-                if self._is_slow and limited and self._has_next():
-                    return  # better give what is there than wait for the source
-            if self._source_error is None and not self._has_told_end:
-                self._has_told_end = True
-                self._engine.feed(JobClosed(self.job_id))
+        try:
+            with self._drawing:
+                if not self._is_pulling:  # else the source itself has come here: by shutting down the pool, say
+                    self._fill(consumer_waits=consumer_waits, most=most)
+        finally:
+            if self._is_left:
+                self._close_source()
 
-    def _pull(self, count: int) -> list[Any]:
-        """Draw up to `count` items, fewer when the source is slow. What the source raises is kept for later."""
+    def _fill(self, *, consumer_waits: bool, most: int | None) -> None:
+        while not self._exhausted:
+            limited = most is None
+            room = self._engine.room(self.job_id, consumer_waits=consumer_waits) if most is None else most - self._next_index
+            if room <= 0:
+                if limited and self._engine.is_closed and self._next_to_give >= self._next_index:
+                    raise RuntimeError("the pool was shut down before this map had drawn all of its items")
+                return
+            if self.ready is not None:
+                room = min(room, self.ready())
+                if not room:
+                    return
+            items, names = self._pull(min(room, self._pull_size))
+            if items:
+                self._add(items, names)
+            if self.has_ended or self._source_error is not None:
+                self._exhausted = True  # only now: who reads must not see an end before the last items
+            if self._is_slow and limited and self._has_next():
+                return  # better give what is there than wait for the source
+        if self._source_error is None and not self._has_told_end:
+            self._has_told_end = True
+            self._engine.feed(JobClosed(self.job_id))
+
+    def _pull(self, count: int) -> tuple[list[Any], list[object]]:
+        """Draw up to `count` items and their names, fewer when the source is slow. What it raises is kept for later."""
         items: list[Any] = []
+        names: list[object] = []
+        key_of_item = self.key_of_item
         began = time.monotonic()
         step = 1
+        self._is_pulling = True
         try:
             while len(items) < count:
                 before = len(items)
                 for item in islice(self._source, min(step, count - before)):
+                    if key_of_item is not None:
+                        names.append(key_of_item(item))
                     items.append(item)  # extend would lose what came before an error
                 if len(items) - before < min(step, count - before):
-                    self._exhausted = self.has_ended = True
+                    self.has_ended = True
                     break
                 if time.monotonic() - began > SLOW_PULL_S:
                     break
                 step *= 2
-        except Exception as error:  # what was drawn before is delivered first
-            self._exhausted = True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # what was drawn before is delivered first
             self._source_error = error
+        finally:
+            self._is_pulling = False
         took_s = time.monotonic() - began
         self._is_slow = took_s > SLOW_PULL_S
         if self._is_slow:
             self._pull_size = 1
         elif took_s < FAST_PULL_S:
             self._pull_size = min(self._pull_size * 2, self._most_at_once)
-        return items
+        return items, names
 
-    def _add(self, items: list[Any]) -> None:
+    def _close_source(self) -> None:
+        """Close what the items came from, unless a thread draws from it just now: that one does so when it is done."""
+        if not self._drawing.acquire(blocking=False):
+            return
+        try:
+            if self._is_pulling or self.has_ended:
+                return
+            with ExitStack() as closing:
+                while self._generators:
+                    closing.callback(self._generators.pop().close)
+        finally:
+            self._drawing.release()
+
+    def _add(self, items: list[Any], names: list[object]) -> None:
+        packed, payload_bytes = self._workers.pack(items, self._work)
         start = self._next_index
         self._next_index += len(items)
-        if self.key_of_item is not None:
-            self.keys.update(zip(range(start, self._next_index), map(self.key_of_item, items), strict=True))
-        packed, payload_bytes = self._workers.pack(items, self._work)
+        self.keys.update(zip(range(start, self._next_index), names, strict=False))  # there are none without `key_of_item`
         for first, run in _sendable_runs(packed):
             if type(run) is Unsendable:
                 failure = Failure(run.error, began := time.monotonic(), began)

@@ -11,14 +11,13 @@ A wait of a task is an edge from the task to what it needs. Two things are read 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections import Counter, deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from manyhands.errors import DeadlockError
+from manyhands.transport.joint_waits import JointWait
 from manyhands.workers.here import here
 
 if TYPE_CHECKING:
@@ -353,7 +352,7 @@ def _nothing() -> None:
 class Waiters(list[Any]):
     """Who waits for a future by `concurrent.futures.wait` or `as_completed`: they add themselves, and then wait for an event.
 
-    Where that is done in a task, the event is exchanged for one that knows what its wait means.
+    Where that is done in a task, that wait is made known.
     """
 
     __slots__ = ()
@@ -366,28 +365,10 @@ class Waiters(list[Any]):
         super().append(waiter)
 
 
-class _TaskEvent(threading.Event):
-    def __init__(self, waiter: Any) -> None:
-        super().__init__()
-        all_must_end = type(waiter).__name__ == "_AllCompletedWaiter" and not waiter.stop_on_exception
-        self._any_will_do = not all_must_end
-
-    def wait(self, timeout: float | None = None) -> bool:
-        if self.is_set() or timeout == 0:
-            return super().wait(timeout)
-        # The waiter does not say what it waits for; both functions of the standard library call it `fs`.
-        futures: Iterable[Any] = sys._getframe(1).f_locals.get("fs", ())
-        needs: list[Need] = []
-        is_any_foreign = False
-        for future in futures:
-            if isinstance(future, Future) and not future.done():
-                need = future.need() if hasattr(future, "need") else None
-                if need is not None:
-                    needs.append(need)
-                elif not future.done():
-                    is_any_foreign = True  # nobody knows what that one waits for
-        any_will_do = self._any_will_do
-        if is_any_foreign and any_will_do:
-            needs.append(Need(None))
-        with Waiting(needs, any_will_do=any_will_do, is_limited=timeout is not None):
-            return super().wait(timeout)
+class _TaskEvent(JointWait):
+    def announced(self, futures: Sequence[Any], *, any_will_do: bool, is_limited: bool) -> Waiting:
+        needs = [future.need() if hasattr(future, "need") else None for future in futures]
+        known = [need for need in needs if need is not None]
+        if any_will_do and len(known) < len(needs):
+            known.append(Need(None))  # nobody knows what that one waits for; or it has ended meanwhile, and will do
+        return Waiting(known, any_will_do=any_will_do, is_limited=is_limited)

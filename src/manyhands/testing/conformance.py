@@ -144,10 +144,15 @@ class ConformanceSuite(StoppingSuite):
             assert source.drawn == drawn
             results.close()
 
-    def test_a_source_that_raises_delivers_first_what_came_before(self) -> None:
+    def test_a_source_or_a_key_that_raises_delivers_first_what_came_before(self) -> None:
         def numbers() -> Iterator[int]:
             yield from range(5)
             raise LookupError("the source is broken")
+
+        with self.make_pool() as pool:  # left unread: the pool draws the rest, and ends all the same
+            outcomes = pool.outcomes(self.task(tasks.square), range(9), key=lambda n: [0, 1, 2, 3, 4][n])
+        assert [outcome.key for outcome in itertools.islice(outcomes, 5)] == [0, 1, 2, 3, 4]
+        assert isinstance(raised_by(lambda: next(outcomes)), IndexError)
 
         for ordered in (True, False):
             got: list[int] = []
