@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from manyhands.borrowed_maps import BorrowedMap, outcomes_of, values_of
+from manyhands.engine.courier import shared_courier
 from manyhands.errors import DeadlockError, UsageError, note
 from manyhands.observe.progress import known_total, open_progress
 from manyhands.policies import batch_size, check_errors, policy_of, window
@@ -301,26 +302,27 @@ class BorrowedFuture(Future[Any]):
 
     def take(self, kind: int, body: bytes) -> None:
         """Take what came of it. In the thread that must not be held up: user code runs elsewhere."""
-        if kind == Kind.RETURNED_VALUE and not self._done_callbacks:  # type: ignore[attr-defined]
-            self.set_result(_Sealed(body))
-        else:
-            threading.Thread(target=self._take_slowly, args=(kind, body), name="manyhands-callbacks", daemon=True).start()
-
-    def _take_slowly(self, kind: int, body: bytes) -> None:
         if kind == Kind.RETURNED_VALUE:
             self.set_result(_Sealed(body))
         elif kind == Kind.CANCELLED:
             super().cancel()
             self.set_running_or_notify_cancel()
         else:
-            from manyhands.transport.failures import unpack_failure  # seldom needed
+            shared_courier().carry(lambda: self._fail(body))
 
-            error = unpack_failure(body)
-            if self.key is not None:
-                note(error, f"task: {self.key!r}")
-            self.set_exception(error)
+    def _fail(self, packed: bytes) -> None:
+        from manyhands.transport.failures import unpack_failure  # seldom needed
+
+        error = unpack_failure(packed)
+        if self.key is not None:
+            note(error, f"task: {self.key!r}")
+        self.set_exception(error)
 
     def _invoke_callbacks(self) -> None:
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            shared_courier().carry(self._call_back)
+
+    def _call_back(self) -> None:
         self._open()
         super()._invoke_callbacks()  # type: ignore[misc]
 

@@ -15,7 +15,6 @@ from manyhands.core.completed import CompletedCommand
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Success, WorkerEnd
-from manyhands.engine.courier import shared_courier
 from manyhands.engine.engine import Engine
 from manyhands.engine.stories import reason_of
 from manyhands.errors import TaskTimeout, UsageError
@@ -217,7 +216,7 @@ class RunningCommand:
     def deliver(self, delivery: Deliver) -> None:
         """Take the outcome from the engine."""
         # Much output takes long to put together, and the future's callbacks are the user's: neither belongs into the I/O loop.
-        shared_courier().carry(lambda: self._deliver(delivery))
+        self._engine.calls.carry(lambda: self._deliver(delivery))
 
     def run_on(self) -> None:
         """All was added."""

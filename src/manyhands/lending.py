@@ -24,7 +24,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands.core.events import WorkerResumed, WorkerWaits
-from manyhands.engine.courier import shared_courier
 from manyhands.engine.futures import Sealed, TaskFuture
 from manyhands.engine.waiting import Need, Wait, begin_wait, end_wait, name_of
 from manyhands.errors import DeadlockError
@@ -130,7 +129,7 @@ class Lender:
                 )
                 call.submitted()
             else:
-                shared_courier().carry(lambda: _submit_here(call, pool, function, arguments, context, policy, key))
+                self._engine.calls.carry(lambda: _submit_here(call, pool, function, arguments, context, policy, key))
         except BaseException as error:  # the pool is closed, say: an outcome is delivered
             call.end(Kind.RAISED, pack_failure(error))
 
@@ -316,7 +315,7 @@ class _Forwarded(TaskFuture):
 
     def _answer(self, kind: int, body: bytes) -> None:
         if self._call.wants_outcome:
-            shared_courier().carry(lambda: self._call.tell(kind, self.outcome, body))
+            self._carry(lambda: self._call.tell(kind, self.outcome, body))
         else:
             self._call.end(kind, body)
 

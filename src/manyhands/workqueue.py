@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
 from manyhands.core.states import State
 from manyhands.core.tasks import Policy
-from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import error_of
 from manyhands.engine.waiting import Need, Waiting
-from manyhands.errors import UsageError, note
+from manyhands.errors import DeadlockError, UsageError, note
 from manyhands.pools import Pool
 from manyhands.transport.contexts import current_context
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
@@ -55,8 +54,9 @@ class WorkQueue:
         kind: "thread", "process" or "serial", see `Pool`.
         maxsize: most items that wait for a worker; `put` blocks while there are so many. 0: no limit.
         daemon: the program may end while items are left.
-        on_error: called as `on_error(item, error)` for each item that did not succeed, in a worker thread; without it, errors are
-            kept, and raised together by `join` or `close`.
+        on_error: called as `on_error(item, error)` for each item that did not succeed, in a thread that is no worker's, so it
+            may block, wait, and put (kind "serial": in the thread that waits); without it, errors are kept, and raised together
+            by `join` or `close`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class WorkQueue:
     def put(self, item: Any, timeout: float | None = None) -> None:
         """Hand in an item. While `maxsize` items wait, block, `timeout` seconds at most.
 
-        A handler may put, too; it never blocks, since it would wait for itself.
+        A handler and `on_error` may put, too; there it never blocks, since it would wait for itself.
 
         Raises:
             queue.Full: there was no room within `timeout` seconds.
@@ -120,11 +120,10 @@ class WorkQueue:
     def _take_place(self, item: Any) -> int | None:
         """The index of the item, once there is room for it."""
         with self._changed:
-            if self._is_closed and not (
-                self._items and self._pool.is_worker_thread()
-            ):  # a handler may put while the rest is done
+            is_own = self._pool.is_worker_thread() or self._pool.engine.calls.is_here
+            if self._is_closed and not (self._items and is_own):  # a handler may put while the rest is done, and so may on_error
                 raise RuntimeError("the queue is closed: it takes no more items")
-            if self._is_full() and not (self._pool.kind == "serial" or self._pool.is_worker_thread() or shared_courier().is_mine):
+            if self._is_full() and not (is_own or self._pool.kind == "serial"):
                 return None
             index = next(self._indices)
             self._items[index] = item
@@ -148,16 +147,16 @@ class WorkQueue:
     def deliver(self, delivery: Deliver) -> None:
         """Take outcomes from the engine."""
         indices = range(delivery.start, delivery.start + delivery.count)
-        if delivery.state is State.SUCCEEDED:
+        if delivery.state in (State.SUCCEEDED, State.CANCELLED):
             with self._changed:
                 for index in indices:
                     del self._items[index]
                 self._done += delivery.count
                 self._changed.notify_all()
-        elif self._pool.kind == "process":
-            shared_courier().carry(lambda: self._deliver_errors(delivery))  # rebuilding an error runs user code, as on_error is
-        else:
+        elif self._pool.kind == "serial":
             self._deliver_errors(delivery)
+        else:  # `on_error` is user code, and so is what rebuilds an error or shows an item: it must not hold up a worker
+            self._pool.engine.calls.carry(lambda: self._deliver_errors(delivery))
 
     def run_on(self) -> None:
         """All was added."""
@@ -176,15 +175,11 @@ class WorkQueue:
             item = self._items[index]
             error = error_of(delivery, self._policy)
             note(error, f"item: {_shown(item)}")
-            kept: BaseException | None = error
-            if delivery.state is State.CANCELLED:
-                kept = None
-            elif self._on_error is not None:
-                kept = self._call_on_error(item, error)
+            kept = self._call_on_error(item, error) if self._on_error is not None else error
             with self._changed:
                 del self._items[index]
                 self._done += 1
-                self._failed += delivery.state is not State.CANCELLED
+                self._failed += 1
                 if kept is not None and len(self._errors) < MOST_KEPT_ERRORS:
                     self._errors.append(kept)
                 self._changed.notify_all()
@@ -215,11 +210,13 @@ class WorkQueue:
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds.
-            DeadlockError: called by a handler of this queue, whose own item is not done before it returns.
+            DeadlockError: called by a handler or by `on_error` of this queue, whose own item is not done before it returns.
             ExceptionGroup: some items did not succeed, and there is no `on_error`. Each error is raised once.
         """
         while self._pool.engine.work_here():
             pass
+        if timeout is None and self._pool.engine.calls.is_here:
+            raise DeadlockError("on_error would wait for ever for all items to be done: its own is one of them")
         with Waiting([self._need] if self._items else [], is_limited=timeout is not None), self._changed:
             if not self._changed.wait_for(lambda: not self._items, timeout):
                 raise TimeoutError(f"{len(self._items)} items are not done after {timeout:g} s")

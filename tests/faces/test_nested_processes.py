@@ -354,22 +354,28 @@ def test_a_result_that_cannot_be_rebuilt_fails_its_own_task() -> None:
     assert run_inside(outer) == "NotUnpicklable"
 
 
-def test_callbacks_of_inner_tasks_are_called() -> None:
-    def outer() -> int:
+def test_callbacks_of_inner_tasks_are_called_by_few_threads() -> None:
+    def outer() -> tuple[list[int], int]:
         has_come = threading.Event()
-        values: list[int] = []
-        future = current_pool().submit(pow, 2, 7)
+        ends: list[int] = []
+        threads: set[threading.Thread] = set()
 
         def take(future: Future[int]) -> None:
-            values.append(future.result())
-            has_come.set()
+            threads.add(threading.current_thread())
+            ends.append(future.result() if future.exception() is None else -1)
+            if len(ends) == 80:
+                has_come.set()
 
-        future.add_done_callback(take)
+        for number in range(40):
+            current_pool().submit(abs, number).add_done_callback(take)
+            current_pool().submit(int, "x").add_done_callback(take)
         with waiting():
             assert has_come.wait(PATIENCE_S)
-        return values[0]
+        return sorted(ends), len(threads)
 
-    assert run_inside(outer) == 128
+    ends, threads = run_inside(outer)
+    assert ends == [-1] * 40 + list(range(40))
+    assert threads < 40
 
 
 def test_inner_tasks_can_be_cancelled(tmp_path: Path) -> None:

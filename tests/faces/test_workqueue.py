@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import RunScript
-from manyhands import UsageError, WorkerCrashed, WorkQueue
+from manyhands import DeadlockError, UsageError, WorkerCrashed, WorkQueue
 from manyhands.errors import NotPicklable
 from manyhands.testing.probes import PATIENCE_S, Gate
 from manyhands.testing.sample_tasks import fail_on_thirds, perish, square, wait_at_gate
@@ -85,7 +85,8 @@ def test_a_handler_may_put_though_the_queue_is_full(kind: Any) -> None:
     assert sorted(seen) == list(range(1, 80))
 
 
-def test_an_error_handler_may_put_again_though_the_queue_is_full() -> None:
+@pytest.mark.parametrize("kind", ["thread", "process", "serial"])
+def test_an_error_handler_may_put_again_though_the_queue_is_full_and_closing(kind: Any) -> None:
     again: list[int] = []
 
     def put_again(item: int, error: BaseException) -> None:
@@ -94,11 +95,10 @@ def test_an_error_handler_may_put_again_though_the_queue_is_full() -> None:
             queue.put(item + 100)
             queue.put(item + 200)
 
-    queue = WorkQueue(fail_on_thirds, workers=1, kind="process", maxsize=1, on_error=put_again)
+    queue = WorkQueue(fail_on_thirds, workers=1, kind=kind, maxsize=1, on_error=put_again)
     with queue:
         for number in range(10):
             queue.put(number, timeout=PATIENCE_S)
-        queue.join(PATIENCE_S)
     assert sorted(again) == [0, 3, 6, 9]
     assert queue.done == 10 + 8
 
@@ -124,6 +124,48 @@ def test_errors_can_be_handed_to_a_callback() -> None:
         for number in range(7):
             queue.put(number)
     assert sorted(told) == [(0, "item 0"), (3, "item 3"), (6, "item 6")]
+
+
+def test_an_error_handler_that_blocks_holds_up_no_item() -> None:
+    told, go_on = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def handle(number: int) -> None:
+        if number == 0:
+            raise ValueError("zero")
+        seen.append(number)
+        if number == 40:
+            go_on.set()
+
+    def block(_: int, __: BaseException) -> None:
+        told.set()
+        assert go_on.wait(PATIENCE_S)
+
+    with WorkQueue(handle, workers=2, on_error=block) as queue:
+        queue.put(0)
+        assert told.wait(PATIENCE_S)
+        for number in range(1, 41):
+            queue.put(number)
+    assert sorted(seen) == list(range(1, 41))
+    assert queue.done == 41
+
+
+@pytest.mark.parametrize("kind", ["thread", "serial"])
+def test_an_error_handler_that_waits_for_its_own_item_is_told(kind: Any) -> None:
+    told: list[str] = []
+
+    def wait_for_all(_: int, __: BaseException) -> None:
+        for wait in (queue.join, queue.close):
+            try:
+                wait()
+            except DeadlockError as error:
+                told.append(str(error))
+
+    queue = WorkQueue(fail_on_thirds, workers=1, kind=kind, on_error=wait_for_all)
+    queue.put(3)
+    queue.close(PATIENCE_S)
+    assert len(told) == 2
+    assert all("its own is one of them" in text for text in told)
 
 
 def test_an_error_of_the_callback_is_not_lost() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyhands.core import events as ev
 from manyhands.core.scheduler import Scheduler
 from manyhands.engine import exits
-from manyhands.engine.courier import shared_courier
+from manyhands.engine.courier import Calls
 from manyhands.errors import InternalError, again
 from manyhands.transport import interrupts
 from manyhands.transport.emitting import shared_emitter
@@ -63,6 +63,7 @@ class Engine:
         on_deliver: called with each delivery before anything else happens, with the lock held; gives further events. It must not
             block.
         failure: why the pool has failed, None while it has not.
+        calls: of user code that hears of ends; `wait` waits for them.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Engine:
         self.observer: Callable[[ev.Event, float], None] | None = None
         self.on_deliver: Callable[[ev.Deliver], Sequence[ev.Event]] | None = None
         self.failure: BaseException | None = None
+        self.calls = Calls()
         self._workers = workers
         self._scheduler = Scheduler(max_workers, can_stop=workers.can_stop, max_tasks_per_worker=max_tasks_per_worker)
         self._lock = threading.RLock()
@@ -144,12 +146,11 @@ class Engine:
         """Do some work in this thread, which has to wait anyway; False when there is none to do here."""
         if self.is_foreign:
             self.check_usable()  # nobody brings here what is waited for
-        workers = self._workers
-        if workers.work_here():
+        if self._workers.work_here():
             return True
         # 1. There was nothing to do here. 2. The timer rings: the next try of a task waits to be done here. 3. There is no pause
         # to wait for any more. So look again, after that. test_a_retry_that_comes_due_between_two_looks_is_not_forgotten
-        return workers.works_here and (self._wait_for_next_try() or workers.work_here())
+        return self._workers.works_here and (self._wait_for_next_try() or self._workers.work_here())
 
     def _wait_for_next_try(self) -> bool:
         """Wait for a pause to end, since nobody but this thread would go on then; False when there is none."""
@@ -207,13 +208,13 @@ class Engine:
             self.close(cancel=False)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until every worker is gone, after `close`; False when that took longer than `timeout_s`."""
+        """Wait until every worker is gone, and all `calls` have ended, after `close`; False when that took longer."""
         if self.is_foreign:
             return True
         while self.work_here():
             pass
-        ended = self._ended.wait(timeout_s)
-        shared_courier().flush()
+        deadline = time.monotonic() + (timeout_s or 0.0)
+        ended = self._ended.wait(timeout_s) and self.calls.flush(timeout_s and max(0.0, deadline - time.monotonic()))
         shared_emitter().flush()
         shared_output().flush()  # here, and not in the loop: where nobody reads what is printed, only this caller waits
         return ended
@@ -366,20 +367,19 @@ class Engine:
         if isinstance(error, InternalError):
             failure = error
         else:
-            told = f"{type(error).__name__}: {error}"
-            is_ours = isinstance(error, Exception)
-            failure = InternalError(f"please report this: {told}" if is_ours else f"a signal handler has broken the pool: {told}")
+            blame = "please report this" if isinstance(error, Exception) else "a signal handler has broken the pool"
+            failure = InternalError(f"{blame}: {type(error).__name__}: {error}")
             failure.__cause__ = error
         self.failure = failure
         self._closed = True
         self._inbox.clear()
         self._workers.kill_all()
         for sink in self._sinks.values():
-            shared_courier().carry(lambda sink=sink: sink.fail(failure))  # type: ignore[misc]
+            self.calls.carry(lambda sink=sink: sink.fail(failure))  # type: ignore[misc]
         self._sinks.clear()
         self._let_go_of_loop()
         self._ended.set()
-        exits.forget(self)
+        self.calls.when_none(lambda: exits.forget(self))
 
     def _hand_out(self, deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
         handed_out = 0
@@ -392,7 +392,7 @@ class Engine:
                 self._hand_out(deliveries[handed_out:])  # a sink has raised, or Ctrl-C came: the others get theirs
             if self._ender == threading.get_ident() and not self._ended.is_set():
                 self._ended.set()  # only now: who waits for the end shall find every outcome delivered
-                exits.forget(self)
+                self.calls.when_none(lambda: exits.forget(self))  # the program's end waits for them, too
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import Deliver, JobClosed, TaskCancelled
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure, Success
-from manyhands.engine.courier import shared_courier
 from manyhands.engine.outcomes import NotOpened, error_of, outcome_of_one, values_of
 from manyhands.engine.unread import Unread
 from manyhands.engine.waiting import Need, Waiters, Waiting, know_keys
 from manyhands.errors import UsageError, again, note
 from manyhands.transport.blobs import Blobs
 from manyhands.transport.contexts import current_context
-from manyhands.transport.loop import shared_loop
 from manyhands.workers.here import here
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
@@ -63,15 +61,26 @@ class TaskFuture(Future[Any]):
         self.key = key
         self._submissions: Submissions | None = submissions
         self._kind, self._policy = submissions.kind, submissions.policy
+        self._carry = submissions.carry
         self.index = index
         self._delivery: Deliver | None = None
         self._outcome: Outcome[Any] | None = None
 
     def cancel(self) -> bool:
-        """Cancel the task if it has not been handed to a worker; tell whether it is cancelled."""
+        """Cancel the task if it has not been handed to a worker; tell whether it is cancelled. Runs its callbacks here, if so."""
         submissions = self._submissions
         if submissions is not None and not self.done():
-            submissions.cancel(self.index)
+            before, _cancels.future = _cancels.future, self
+            try:
+                submissions.cancel(self.index)
+            except BaseException:  # Ctrl-C, which was held back meanwhile
+                if _cancels.future is not self:
+                    self._carry(self._call_back)
+                raise
+            finally:
+                is_due, _cancels.future = _cancels.future is not self, before
+            if is_due:
+                self._call_back()
         return self.cancelled()
 
     def cancel_running(self, grace: float | None = None) -> bool:
@@ -168,12 +177,17 @@ class TaskFuture(Future[Any]):
         self._look()
 
     def _invoke_callbacks(self) -> None:
-        # 1. The loop delivers a result, and sees that there are no callbacks. 2. Another thread adds one. 3. It must not run
-        # by the loop: whatever it does, it would hold up all workers.
-        if self._done_callbacks and shared_loop().is_mine:  # type: ignore[attr-defined]
-            shared_courier().carry(super()._invoke_callbacks)  # type: ignore[misc]
-        else:
-            super()._invoke_callbacks()  # type: ignore[misc]
+        # The thread that brings the end is the loop, or a worker that counts as idle: whatever a callback does there, it would
+        # hold up other tasks.
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            if _cancels.future is self:
+                _cancels.future = None  # `cancel` calls them, as soon as Ctrl-C is not held back
+            else:
+                self._carry(self._call_back)
+
+    def _call_back(self) -> None:
+        self._open()
+        super()._invoke_callbacks()  # type: ignore[misc]
 
     def _get_snapshot(self) -> Any:
         # asyncio of Python 3.14 copies the state through this method.
@@ -250,10 +264,13 @@ class TaskFuture(Future[Any]):
             except RuntimeError:  # another thread has notified them
                 pass
 
-    @property
-    def has_callbacks(self) -> bool:
-        """True when user code will run at its end."""
-        return bool(self._done_callbacks)  # type: ignore[attr-defined]
+
+class _Cancels(threading.local):
+    future: TaskFuture | None = None
+
+
+_cancels = _Cancels()
+"""`_cancels.future`: the one that the calling thread is about to cancel; something else once its callbacks are due."""
 
 
 class Submissions:
@@ -344,6 +361,13 @@ class Submissions:
         """The kind of worker."""
         return self._workers.kind
 
+    def carry(self, call: Callable[[], None]) -> None:
+        """Run what runs user code at an end, and do not hold up other tasks by that."""
+        if self._workers.works_here:
+            call()  # there is no thread but the caller's, on purpose
+        else:
+            self._engine.calls.carry(call)
+
     def is_waiting(self, index: int) -> bool:
         """True when the task has not been handed to a worker."""
         return self._engine.is_waiting(self._job_id, index)
@@ -358,7 +382,7 @@ class Submissions:
                 blobs = list(payload)
                 payload.clear()  # futures keep the delivery, and it shall not keep the values of others
                 for index, blob in enumerate(blobs, delivery.start):
-                    self._deliver_one(delivery, index, self._succeed, Sealed(blob))
+                    self._deliver_one(delivery, index, _succeed, Sealed(blob))
             else:
                 for index, value in enumerate(values_of(payload), delivery.start):
                     self._deliver_one(delivery, index, _succeed, value)
@@ -385,12 +409,6 @@ class Submissions:
             _, future = self._futures.popitem()
             future.fail(again(error))
 
-    def _succeed(self, future: TaskFuture, sealed: Sealed) -> None:
-        if future.has_callbacks:
-            shared_courier().carry(lambda: _open_and_succeed(future, sealed))
-        else:
-            future.succeed(sealed)
-
     def _finish(self, future: TaskFuture, delivery: Deliver) -> None:
         if delivery.state is State.CANCELLED:
             future.drop()
@@ -398,18 +416,10 @@ class Submissions:
             future.fail_packed(delivery.result.payload)
         elif self._engine.kind == "process":
             # Rebuilding an exception runs user code.
-            shared_courier().carry(lambda: future.fail(error_of(delivery, self.policy)))
+            self.carry(lambda: future.fail(error_of(delivery, self.policy)))
         else:
             future.fail(error_of(delivery, self.policy))
 
 
 def _succeed(future: TaskFuture, value: Any) -> None:
     future.succeed(value)
-
-
-def _open_and_succeed(future: TaskFuture, sealed: Sealed) -> None:
-    value = next(values_of(Blobs([sealed.blob])))
-    if type(value) is NotOpened:
-        future.fail(value.error)
-    else:
-        future.succeed(value)
