@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import threading
+from collections.abc import Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from manyhands.core.checks import seconds, shown, time_limit
 from manyhands.core.commands import Command
 from manyhands.core.completed import CompletedCommand
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
@@ -24,7 +27,6 @@ from manyhands.workers.commands import CommandWorkers, Finished, Launch
 from manyhands.workers.protocol import CallStyle, Work
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
     from typing import TypeVar
 
@@ -98,7 +100,7 @@ def run(
         command.stop(grace=0)  # Ctrl-C: it shall not outlive the caller's interest
         raise
     if check and completed.returncode != 0:
-        error = subprocess.CalledProcessError(completed.returncode, list(args), completed.stdout, completed.stderr)
+        error = subprocess.CalledProcessError(completed.returncode, list(completed.args), completed.stdout, completed.stderr)
         raise _noted(error, completed)
     return completed
 
@@ -120,11 +122,7 @@ def start(
 
     A command that still runs when the program ends is stopped. Raises OSError when it cannot be started.
     """
-    if isinstance(args, (str, bytes)) or not args:
-        raise UsageError(f'args must be a list such as ["echo", "hello"], not {args!r}; for a shell use ["sh", "-c", {args!r}]')
-    data = input.encode("utf-8", "surrogateescape") if isinstance(input, str) else input
-    words = tuple(_word(word) for word in args)
-    command = Command(args=words, cwd=None if cwd is None else str(cwd), env=env, input=data)
+    command = Command(args=_words(args), cwd=_folder(cwd), env=env, input=_input(input))
     policy = policy_of(timeout=timeout, grace=grace, retries=retries, backoff=backoff, chunksize=1)
     return RunningCommand(command, policy.replace(retry_on=command_retry_on_of(retry_on)), text=text)
 
@@ -135,12 +133,38 @@ def _noted(error: E, completed: CompletedCommand) -> E:
     return error
 
 
+def _words(args: Any) -> tuple[str | bytes, ...]:
+    words = () if isinstance(args, (str, bytes)) or not isinstance(args, Iterable) else tuple(map(_word, args))
+    if not words:
+        raise UsageError(
+            f'args must be a list of words such as ["echo", "hello"], not {shown(args)}; for a shell use ["sh", "-c", script]'
+        )
+    return words
+
+
 def _word(word: str | bytes | os.PathLike[str]) -> str | bytes:
-    if isinstance(word, (str, bytes)):
-        return word
-    if hasattr(word, "__fspath__"):
-        return word.__fspath__()
-    raise UsageError(f"each argument must be str, bytes or a path, not {word!r}; write str(...) round it")
+    try:
+        return os.fspath(word)
+    except TypeError:
+        raise UsageError(f"each argument must be str, bytes or a path, not {shown(word)}; write str(...) round it") from None
+
+
+def _folder(cwd: Any) -> str | None:
+    try:
+        return None if cwd is None else os.fsdecode(cwd)
+    except TypeError:
+        raise UsageError(f"cwd must be a path, or None for that of this process, not {shown(cwd)}") from None
+
+
+def _input(input: Any) -> Any:
+    if isinstance(input, str):
+        return input.encode("utf-8", "surrogateescape")
+    try:
+        if input is not None:
+            memoryview(input)
+    except TypeError:
+        raise UsageError(f"input must be str, bytes, or None for the null device, not {shown(input)}") from None
+    return input
 
 
 def _shared_engine() -> Engine:
@@ -193,12 +217,13 @@ class RunningCommand:
             TimeoutError: `timeout` seconds have passed; the program goes on.
             TaskTimeout, OSError: as `run`.
         """
+        timeout_s = time_limit("timeout", timeout, may_be_past=True)
         try:
-            return self.future.result(timeout)
+            return self.future.result(timeout_s)
         except FutureTimeout:
             if self.future.done():
                 raise
-            raise TimeoutError(f"{self.command.args[0]!r} still runs after {timeout:g} s") from None
+            raise TimeoutError(f"{self.command.args[0]!r} still runs after {timeout_s:g} s") from None
 
     def poll(self) -> int | None:
         """The exit status, None while it runs."""
@@ -211,7 +236,7 @@ class RunningCommand:
 
     def stop(self, *, grace: float = 1.0) -> None:
         """Stop the program and its children: SIGTERM, and SIGKILL after `grace` seconds. Returns at once."""
-        self._engine.feed(JobCancelled(self._job_id, 0.0, grace))
+        self._engine.feed(JobCancelled(self._job_id, 0.0, seconds("grace", grace)))
 
     def deliver(self, delivery: Deliver) -> None:
         """Take the outcome from the engine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from manyhands.core.checks import shown, whole_number
 from manyhands.engine.memory_limits import MemoryLimits
 from manyhands.errors import UsageError
 from manyhands.transport.memory import available, can_measure
@@ -14,6 +15,7 @@ UNITS = {"": 1, "b": 1, **{f"{letter}b": 1000**power for power, letter in enumer
 UNITS |= {f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", 1)}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
 LEAST_BYTES = 1 << 20  # far less than an idle worker takes: a unit was forgotten
+MOST_BYTES = 1 << 60  # a million TiB: no machine has so much
 
 
 def memory_limits(kind: str, worker: int | str | None, pool: int | str | None) -> MemoryLimits | None:
@@ -35,19 +37,24 @@ def memory_limits(kind: str, worker: int | str | None, pool: int | str | None) -
 
 
 def _size(name: str, value: int | str) -> int:
+    size: float
     example = '500_000_000, "500MB" or "1.5GiB"'
     if isinstance(value, str):
         match = SIZE.fullmatch(value.strip())
         unit = UNITS.get(match[2].lower()) if match is not None else None
         if match is None or unit is None:
             raise UsageError(
-                f"{name} must be a size such as {example}, not {value!r}; units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB"
+                f"{name} must be a size such as {example}, not {shown(value)}; units are B, kB, MB, GB, TB, KiB, MiB, GiB, TiB"
             )
-        size = int(float(match[1]) * unit)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
+        size = float(match[1]) * unit  # infinite for 400 digits
     else:
-        raise UsageError(f"{name} must be a number of bytes or a text, such as {example}, not {value!r}")
+        size = whole_number(name, value, kind=f"a number of bytes or a text, such as {example}")
     if size < LEAST_BYTES:
-        raise UsageError(f"{name}={value!r} is {size} bytes, less than an empty worker takes; write for instance {example}")
-    return size
+        raise UsageError(
+            f"{name}={shown(value)} is {shown(int(size))} bytes, less than an empty worker takes; write for instance {example}"
+        )
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{name}={shown(value)} is more than any machine has; write for instance {example}, or None for no limit"
+        )
+    return int(size)

@@ -2,68 +2,69 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from manyhands.core.checks import choice, seconds, shown, time_limit, whole_number
 from manyhands.core.tasks import Policy
 from manyhands.errors import UsageError
-from manyhands.retrying import backoff_of, crash_retries_of, retry_on_of, seconds, whole_number
+from manyhands.retrying import backoff_of, crash_retries_of, retry_on_of
 
 if TYPE_CHECKING:
     from manyhands.retrying import Backoff, Causes, OnCrash
 
-__all__ = ["batch_size", "check_errors", "check_max_tasks", "check_max_workers", "check_start_timeout", "policy_of", "window"]
+__all__ = ["batch_size", "check_context", "check_errors", "policy_of", "start_limit", "tasks_of_worker", "window", "worker_count"]
 
 LARGEST_BATCH = 1 << 20  # a worker process counts the tasks of a batch in 24 bits, and nothing is gained beyond some thousands
+MOST_WORKERS = 1 << 30  # more than any machine runs: "as many as you like"
 
 
-def check_max_tasks(count: int | None) -> None:
-    """Raise when `count` cannot be a worker's number of tasks."""
-    if count is not None:
-        if not isinstance(count, int):
-            raise TypeError("max_tasks_per_child must be an integer")
-        if count <= 0:
-            raise UsageError("max_tasks_per_child must be >= 1")
+def worker_count(name: str, count: Any) -> int:
+    """The number of workers that `count` means. Raises TypeError when it is no whole number, UsageError below 1."""
+    return whole_number(name, count, least=1, most=MOST_WORKERS, limits="greater than 0", wrong_type=TypeError)
 
 
-def check_start_timeout(seconds: float | None) -> None:
-    """Raise when `seconds` cannot be a limit for the start of a worker."""
-    if seconds is not None and not seconds > 0:
-        raise UsageError(f"start_timeout must be greater than 0, or None for no limit, not {seconds!r}")
+def check_errors(errors: Any) -> None:
+    """Raise UsageError when `errors` is not what can become of the errors of a map."""
+    choice("errors", errors, ("raise", "return", "skip"))
 
 
-def check_max_workers(count: int) -> None:
-    """Raise when `count` cannot be a number of workers."""
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"max_workers must be a whole number, not {count!r}")
-    if count <= 0:
-        raise UsageError("max_workers must be greater than 0")
-
-
-def check_errors(errors: object) -> None:
-    """Raise when `errors` is not what can become of the errors of a map."""
-    if errors not in ("raise", "return", "skip"):
-        raise UsageError(f"errors must be 'raise', 'return' or 'skip', not {errors!r}")
-
-
-def batch_size(chunksize: int | str) -> int | None:
-    """The batch size that `chunksize` means; None: chosen from measured durations."""
-    if chunksize == "auto":
+def tasks_of_worker(count: Any) -> int | None:
+    """After how many tasks a worker is replaced. Raises TypeError when it is no whole number, UsageError below 1."""
+    if count is None:
         return None
-    if not isinstance(chunksize, int):
-        raise UsageError(f"chunksize must be 'auto' or a whole number, not {chunksize!r}")
-    if chunksize < 1:
-        raise UsageError("chunksize must be >= 1.")
-    return min(chunksize, LARGEST_BATCH)
+    name = "max_tasks_per_child"
+    return whole_number(name, count, least=1, kind="an integer", limits=">= 1", wrong_type=TypeError)
 
 
-def window(buffersize: int | None) -> int | None:
+def start_limit(limit: Any) -> float | None:
+    """The seconds that a worker may take to start; None: no limit."""
+    limit_s = time_limit("start_timeout", limit)
+    if limit_s == 0.0:
+        raise UsageError(f"start_timeout must be greater than 0, or None for no limit, not {shown(limit)}")
+    return limit_s
+
+
+def check_context(mp_context: Any) -> None:
+    """Raise UsageError when it is no `multiprocessing` context."""
+    if mp_context is not None and not hasattr(mp_context, "get_start_method"):
+        raise UsageError(
+            'mp_context must be a context, as in mp_context=multiprocessing.get_context("spawn"), or None,'
+            f" not {shown(mp_context)}"
+        )
+
+
+def batch_size(chunksize: Any) -> int | None:
+    """The batch size that `chunksize` means; None: chosen from measured durations."""
+    if isinstance(chunksize, str) and chunksize == "auto":
+        return None
+    return min(whole_number("chunksize", chunksize, least=1, kind="'auto' or a whole number", limits=">= 1."), LARGEST_BATCH)
+
+
+def window(buffersize: Any) -> int | None:
     """The window that `buffersize` means; None: what keeps the workers busy."""
-    if buffersize is not None and not isinstance(buffersize, int):
-        raise TypeError("buffersize must be an integer or None")
-    if buffersize is not None and buffersize < 1:
-        raise UsageError("buffersize must be None or > 0")
-    return buffersize
+    if buffersize is None:
+        return None
+    return whole_number("buffersize", buffersize, least=1, kind="an integer or None", limits="None or > 0", wrong_type=TypeError)
 
 
 def policy_of(
@@ -82,13 +83,9 @@ def policy_of(
     capture: bool = False,
 ) -> Policy:
     """The policy that the options of a call mean. Raises UsageError for those that cannot be meant."""
-    timeout_s = None if timeout is None else seconds("timeout", timeout, unit="seconds or None", may_be_endless=True)
-    tries = whole_number("retries", retries)
-    if tries < 0:
-        raise UsageError(f"retries must be a whole number, 0 or more, not {retries!r}")
     return Policy(
-        timeout_s=None if timeout_s == math.inf else timeout_s,
-        retries=tries,
+        timeout_s=time_limit("timeout", timeout),
+        retries=whole_number("retries", retries, least=0),
         retry_delay_s=seconds("retry_delay", retry_delay),
         priority=whole_number("priority", priority),
         grace_s=seconds("grace", grace),

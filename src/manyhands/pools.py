@@ -15,6 +15,7 @@ import weakref
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from manyhands.core.checks import choice
 from manyhands.core.tasks import Policy
 from manyhands.engine.cpus import cpu_count
 from manyhands.engine.engine import Engine
@@ -24,7 +25,7 @@ from manyhands.errors import UsageError
 from manyhands.mapping import ErrorChoice, open_stream, outcome_stream, result_stream
 from manyhands.nested import Travels, know_pool
 from manyhands.observe.progress import known_total, open_progress
-from manyhands.policies import check_errors, check_max_tasks, check_max_workers, check_start_timeout, policy_of
+from manyhands.policies import check_context, check_errors, policy_of, start_limit, tasks_of_worker, worker_count
 from manyhands.pool_options import Options
 from manyhands.workers.here import here
 from manyhands.workers.serial import SerialWorkers
@@ -83,7 +84,7 @@ class Pool(Travels, Executor):
         engine, workers: for the other faces of this package.
 
     Raises:
-        UsageError: for arguments that cannot be meant; it is a ValueError.
+        UsageError, a ValueError, or TypeError, where `concurrent.futures` raises one: for arguments that cannot be meant.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Pool(Travels, Executor):
         worker_memory_limit: int | str | None = None,
         pool_memory_limit: int | str | None = None,
     ) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise UsageError("max_workers must be greater than 0")
+        choice("kind", kind, ("thread", "process", "serial"))
+        if max_workers is not None:
+            max_workers = worker_count("max_workers", max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        check_max_tasks(max_tasks_per_child)
-        check_start_timeout(start_timeout)
+        max_tasks_per_child = tasks_of_worker(max_tasks_per_child)
+        start_timeout_s = start_limit(start_timeout)
+        check_context(mp_context)
         limits = None
         if worker_memory_limit is not None or pool_memory_limit is not None:
             from manyhands.limits import memory_limits  # only for who sets one
@@ -114,20 +117,18 @@ class Pool(Travels, Executor):
         threads: set[threading.Thread] = set()
         if kind == "process":
             workers = self._process_workers(
-                max_tasks_per_child, mp_context, initializer=initializer, initargs=initargs, start_timeout_s=start_timeout
+                max_tasks_per_child, mp_context, initializer=initializer, initargs=initargs, start_timeout_s=start_timeout_s
             )
             limit = max_workers or cpu_count()
         elif kind == "thread":
             prefix = thread_name_prefix or f"{type(self).__name__}-{next(_numbers)}"
             workers = ThreadWorkers(name_prefix=prefix, initializer=initializer, initargs=initargs, threads=threads)
             limit = max_workers or min(32, cpu_count() + 4)
-        elif kind == "serial":
+        else:
             if initializer is not None:
                 initializer(*initargs)
             workers = SerialWorkers()
             limit = 1
-        else:
-            raise UsageError(f"kind must be 'thread', 'process' or 'serial', not {kind!r}")
         self._begin(workers, limit, max_tasks_per_worker=max_tasks_per_child, threads=threads, memory_limits=limits)
         if kind == "process":
             from manyhands.lending import lend  # keeps the start of thread-only programs fast
@@ -145,7 +146,6 @@ class Pool(Travels, Executor):
     ) -> None:
         """Open for work; also for kinds of worker that come from elsewhere, see `manyhands.testing.conformance.pool_on`."""
         self._kind = workers.kind
-        self._max_workers = limit
         self._threads = threads if threads is not None else set()
         self.workers: Workers = workers
         know_pool(workers, self)
@@ -159,12 +159,7 @@ class Pool(Travels, Executor):
         # A pool that is forgotten without shutdown ends its workers when what was submitted is done.
         weakref.finalize(self, self.engine.close_when_unused).atexit = False
 
-    def _process_workers(
-        self,
-        max_tasks_per_child: int | None,
-        mp_context: BaseContext | None,
-        **how: Any,
-    ) -> Workers:
+    def _process_workers(self, max_tasks_per_child: int | None, mp_context: BaseContext | None, **how: Any) -> Workers:
         from manyhands.workers.processes import ProcessWorkers  # keeps the start of thread-only programs fast
 
         if mp_context is not None and max_tasks_per_child is not None and mp_context.get_start_method(allow_none=False) == "fork":
@@ -313,12 +308,11 @@ class Pool(Travels, Executor):
         Workers that are too many end when they have done what they were given; new ones start when there is work for them.
 
         Raises:
-            UsageError: for less than 1, and for the kind "serial", which has no workers.
+            UsageError: for less than 1, and for the kind "serial", which has no workers. TypeError: for no whole number.
         """
-        check_max_workers(max_workers)
+        max_workers = worker_count("max_workers", max_workers)
         if self._kind == "serial":
             raise UsageError("a serial pool has no workers of which there could be more or fewer")
-        self._max_workers = max_workers
         self.engine.resize(max_workers)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, cancel_running: bool = False) -> None:
@@ -386,6 +380,10 @@ class Pool(Travels, Executor):
     def is_worker_thread(self) -> bool:
         """True when the calling thread is one of the pool's own."""
         return threading.current_thread() in self._threads
+
+    @property
+    def _max_workers(self) -> int:
+        return 1 if self._kind == "serial" else self.engine.max_workers
 
     @property
     def _broken(self) -> str | bool:

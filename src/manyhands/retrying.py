@@ -10,11 +10,10 @@ Example:
 
 from __future__ import annotations
 
-import math
-import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from manyhands.core.checks import choice, seconds
 from manyhands.core.tasks import Backoff as CoreBackoff
 from manyhands.core.tasks import RetryOn
 from manyhands.errors import UsageError
@@ -29,11 +28,10 @@ if TYPE_CHECKING:
     CommandCause = int | Literal["crash", "timeout", "error"]
     CommandCauses = CommandCause | tuple[CommandCause, ...] | list[CommandCause]
 
-__all__ = ["Backoff", "backoff_of", "command_retry_on_of", "crash_retries_of", "retry_on_of", "seconds", "whole_number"]
+__all__ = ["Backoff", "backoff_of", "command_retry_on_of", "crash_retries_of", "retry_on_of"]
 
 CRASH_RETRIES = 2  # further tries that on_crash="retry" gives: a task that kills three workers in a row kills the fourth, too
 LARGEST_FACTOR = 1000.0  # thirty doublings of it still are a float
-MOST_SECONDS = 1e9  # of a pause: thirty years
 WORDS = ("crash", "timeout", "error")
 # The bases of WorkerCrashed and TaskTimeout, by name, since some are dear to import: `retry_on` means what `except` would catch.
 CRASH_TYPES = frozenset(
@@ -94,8 +92,8 @@ def backoff_of(backoff: float | Backoff | None, retry_delay: float) -> CoreBacko
 
 def crash_retries_of(on_crash: OnCrash | None) -> int:
     """How many further tries after a crash `on_crash` gives, whatever `retries` says."""
-    if on_crash not in (None, "fail", "retry"):
-        raise UsageError(f"on_crash must be 'fail' or 'retry', not {on_crash!r}")
+    if on_crash is not None:
+        choice("on_crash", on_crash, ("fail", "retry"))
     return CRASH_RETRIES if on_crash == "retry" else 0
 
 
@@ -151,24 +149,3 @@ def _is_error_class(cause: object) -> bool:
         "retry_on must be an exception class, 'crash', 'timeout' or 'error', or a tuple of these,"
         f" as in retry_on=(ConnectionError, 'timeout'), not {cause!r}"
     )
-
-
-def seconds(name: str, value: Any, *, unit: str = "seconds", may_be_endless: bool = False) -> float:
-    """`value` as a float. Raises UsageError when it is no number, negative, or not finite."""
-    if isinstance(value, bool) or not hasattr(type(value), "__float__"):
-        raise UsageError(f"{name} must be {unit}, as in {name}=0.5, not {value!r}")
-    number = float(value)
-    most = math.inf if may_be_endless else MOST_SECONDS
-    if not 0.0 <= number <= most:  # neither is NaN
-        raise UsageError(f"{name} must be {unit}, 0 or more, not {value!r}")
-    return number
-
-
-def whole_number(name: str, value: Any) -> int:
-    """`value` as an int. Raises UsageError when it is none; numbers of other libraries are fine."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise UsageError(f"{name} must be a whole number, as in {name}=3, not {value!r}") from None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["ProcessPool", "SerialPool", "ThreadPool"]
 
 
-class ThreadPool(Pool, ThreadPoolExecutor):  # type: ignore[misc]  # two private attributes of the base are ours here
+class ThreadPool(Pool, ThreadPoolExecutor):  # type: ignore[misc, override]  # two private attributes of the base are ours here
     """A `Pool` of threads.
 
     It counts as a `ThreadPoolExecutor`, so that `loop.set_default_executor` takes it, but shares no code with it.

@@ -8,14 +8,17 @@ import time
 from queue import Full
 from typing import TYPE_CHECKING, Any
 
+from manyhands.core.checks import shown, time_limit, whole_number
 from manyhands.core.events import Deliver, JobCancelled, JobClosed
 from manyhands.core.states import State
 from manyhands.core.tasks import Policy
 from manyhands.engine.outcomes import error_of
 from manyhands.engine.waiting import Need, Waiting
 from manyhands.errors import DeadlockError, UsageError, note
+from manyhands.policies import worker_count
 from manyhands.pools import Pool
 from manyhands.transport.contexts import current_context
+from manyhands.transport.handlers import Handler
 from manyhands.workers.protocol import CallStyle, Unsendable, Work
 
 if TYPE_CHECKING:
@@ -70,9 +73,11 @@ class WorkQueue:
         on_error: Callable[[Any, BaseException], object] | None = None,
     ) -> None:
         if not callable(handler):
-            raise UsageError(f"handler must be a function that takes one item, not {handler!r}")
-        if maxsize < 0:
-            raise UsageError(f"maxsize must be 0 (no limit) or more, not {maxsize!r}")
+            raise UsageError(f"handler must be a function that takes one item, not {shown(handler)}")
+        if on_error is not None and not callable(on_error):
+            raise UsageError(f"on_error must be a function that takes an item and its error, or None, not {shown(on_error)}")
+        workers = worker_count("workers", workers)
+        maxsize = whole_number("maxsize", maxsize, least=0, limits="0 (no limit) or more")
         self._pool = Pool(kind, workers, thread_name_prefix="workqueue")
         self._pool.engine.is_daemon = daemon
         self._limit = maxsize + workers if maxsize else 0
@@ -85,7 +90,9 @@ class WorkQueue:
         self._errors: list[BaseException] = []
         self._is_closed = False
         self._policy = Policy(batch_size=None)
-        self._work = self._pool.workers.prepare(Work(handler, CallStyle.ONE, self._policy, current_context()))
+        self._work = self._pool.workers.prepare(
+            Work(Handler(handler) if kind == "process" else handler, CallStyle.ONE, self._policy, current_context())
+        )
         self._job_id = self._pool.engine.open_job(self._work, self)
         self._need = Need(self._pool.workers, self._job_id)  # what who waits for all items waits for
 
@@ -101,12 +108,13 @@ class WorkQueue:
             NotPicklable: the item cannot travel to a worker process.
             RuntimeError: the queue is closed.
         """
+        timeout_s = time_limit("timeout", timeout, may_be_past=True)
         packed, payload_bytes = self._pool.workers.pack([item], self._work)
         if type(packed[0]) is Unsendable:
             raise packed[0].error
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while (index := self._take_place(item)) is None:
-            self._wait_for_room(timeout, deadline)
+            self._wait_for_room(timeout_s, deadline)
         try:
             self._pool.engine.add(self._job_id, index, packed, payload_bytes)
         except BaseException:
@@ -132,15 +140,15 @@ class WorkQueue:
     def _is_full(self) -> bool:
         return bool(self._limit) and len(self._items) >= self._limit
 
-    def _wait_for_room(self, timeout: float | None, deadline: float | None) -> None:
+    def _wait_for_room(self, timeout_s: float | None, deadline: float | None) -> None:
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         with self._changed:
             if not self._is_full():
                 return
             count = len(self._items)  # one of those that were there while it was full
-        with Waiting([self._need], some_of=count, is_limited=timeout is not None), self._changed:
+        with Waiting([self._need], some_of=count, is_limited=timeout_s is not None), self._changed:
             if not self._changed.wait_for(lambda: not self._is_full() or self._is_closed, left_s):
-                raise Full(f"{len(self._items)} items are not done yet, and no room came within {timeout:g} s")
+                raise Full(f"{len(self._items)} items are not done yet, and no room came within {timeout_s:g} s")
 
     # ---- out --------------------------------------------------------------------------------------------------------------
 
@@ -213,13 +221,14 @@ class WorkQueue:
             DeadlockError: called by a handler or by `on_error` of this queue, whose own item is not done before it returns.
             ExceptionGroup: some items did not succeed, and there is no `on_error`. Each error is raised once.
         """
+        timeout_s = time_limit("timeout", timeout, may_be_past=True)
         while self._pool.engine.work_here():
             pass
-        if timeout is None and self._pool.engine.calls.is_here:
+        if timeout_s is None and self._pool.engine.calls.is_here:
             raise DeadlockError("on_error would wait for ever for all items to be done: its own is one of them")
-        with Waiting([self._need] if self._items else [], is_limited=timeout is not None), self._changed:
-            if not self._changed.wait_for(lambda: not self._items, timeout):
-                raise TimeoutError(f"{len(self._items)} items are not done after {timeout:g} s")
+        with Waiting([self._need] if self._items else [], is_limited=timeout_s is not None), self._changed:
+            if not self._changed.wait_for(lambda: not self._items, timeout_s):
+                raise TimeoutError(f"{len(self._items)} items are not done after {timeout_s:g} s")
             errors, self._errors = self._errors, []
             failed, self._failed = self._failed, 0
         if errors:
@@ -230,19 +239,18 @@ class WorkQueue:
 
     def close(self, timeout: float | None = None) -> None:
         """Take no more items, wait until all are done, and end the workers. Raises what `join` raises. May be called again."""
+        timeout_s = time_limit("timeout", timeout, may_be_past=True)
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            self.join(timeout)
+            self.join(timeout_s)
         except KeyboardInterrupt:  # who has pressed Ctrl-C does not want to wait for the rest
             self.cancel()
             raise
         finally:
             self._pool.engine.feed(JobClosed(self._job_id))
-            deadline = 0.0 if self._pool.engine.is_closed else deadline
-            self._pool.shutdown(wait=deadline is None)
+            self._pool.shutdown(wait=timeout_s is None and not self._pool.engine.is_closed)
 
     def cancel(self) -> None:
         """Take no more items, drop what waits, and stop what runs, where that can be done. Returns at once; never raises."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
 
 from manyhands.core.events import Event, ItemOverLimit, PoolResized, WorkerDismissed
 from manyhands.core.tasks import WorkerEnd
+from manyhands.engine import memory_watch
 from manyhands.engine.memory_limits import Budget, MemoryJudge, MemoryLimits, Sample
 from manyhands.engine.throttle import Throttle
+from manyhands.workers.protocol import WorkerProcess
 
 MB = 1_000_000
 WORKER = MemoryLimits(worker_bytes=100 * MB)
@@ -144,3 +151,52 @@ class TestThrottle:
         for now in range(1, 10):
             self.adapt(throttle, 0.0, now=float(now))
         assert throttle.allowed == asked
+
+
+class NoTimer:
+    at = 0.0
+
+    def cancel(self) -> None:
+        """It does not ring by itself."""
+
+
+class HandTurnedLoop:
+    """Keeps what is to be called, for the test to call it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def call_at(self, at: float, callback: Callable[[], None]) -> NoTimer:
+        self.waiting.append(callback)
+        return NoTimer()
+
+
+class OneWorker:
+    def processes(self) -> list[WorkerProcess]:
+        return [WorkerProcess(1, 4242, (1, 0))]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), ValueError("a line of /proc that nobody knows")])
+def test_a_look_that_fails_does_not_end_the_watch(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    loop = HandTurnedLoop()
+    events: list[Any] = []
+    results: Any = iter([{4242: 50}, error, {4242: 200}, {4242: 200}])
+
+    def sizes(pids: list[int]) -> dict[int, int]:
+        result = next(results)
+        if isinstance(result, Exception):
+            raise result
+        return dict(result)
+
+    monkeypatch.setattr(memory_watch, "shared_loop", lambda: loop)
+    monkeypatch.setattr(memory_watch, "sizes_of_trees", sizes)
+    monkeypatch.setattr(memory_watch, "own_size_of_tree", lambda pid: 200)
+    watch = memory_watch.MemoryWatch(MemoryLimits(worker_bytes=100), OneWorker(), 1, lambda collect: events.extend(collect()))
+    watch.turned(is_busy=True)
+    loop.waiting.pop()()
+    with nullcontext() if isinstance(error, OSError) else pytest.raises(ValueError, match="nobody knows"):
+        loop.waiting.pop()()
+    assert not events
+    loop.waiting.pop()()
+    assert events == [ItemOverLimit(1, 0)]
+    assert len(loop.waiting) == 1

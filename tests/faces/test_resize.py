@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -84,9 +85,9 @@ def test_nothing_is_lost_while_the_size_changes_all_the_time(make_pool: Callable
     with make_pool(2) as pool:
 
         def resize() -> None:
-            number = 0
-            while not has_ended.wait(0.005):
-                number += 1
+            for number in range(1, 100):  # not without end: on a busy machine workers would end before they have done much
+                if has_ended.wait(0.005):
+                    break
                 pool.resize(1 + number % 4)
 
         resizer = threading.Thread(target=resize)
@@ -124,3 +125,19 @@ def test_a_pool_may_be_resized_before_its_first_task_and_after_its_end() -> None
     pool.shutdown(wait=False)
     pool.resize(1)
     pool.shutdown()
+
+
+def test_of_two_sizes_at_once_all_take_the_same_for_the_last() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPool(4) as pool:
+            for _ in range(300):
+                resizers = [threading.Thread(target=pool.resize, args=(size,)) for size in (1, 8)]
+                for resizer in resizers:
+                    resizer.start()
+                for resizer in resizers:
+                    resizer.join()
+                assert pool._max_workers == pool.engine._scheduler.crew.limit
+    finally:
+        sys.setswitchinterval(interval)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,23 @@ def test_an_error_handler_may_put_again_though_the_queue_is_full_and_closing(kin
             queue.put(number, timeout=PATIENCE_S)
     assert sorted(again) == [0, 3, 6, 9]
     assert queue.done == 10 + 8
+
+
+@pytest.mark.parametrize("kind", ["thread", "process", "serial"])
+def test_what_a_handler_returns_is_dropped_and_need_not_travel(kind: Any) -> None:
+    def handle(item: int) -> object:
+        if item == 2:
+            raise ValueError("two")
+        return threading.Lock()
+
+    queue = WorkQueue(handle, 1, kind)
+    for item in range(3):
+        queue.put(item)
+    with pytest.raises(ExceptionGroup, match="1 of 3 items failed") as caught:
+        queue.close()
+    (error,) = caught.value.exceptions
+    if kind == "process":
+        assert re.findall(r'File "(.*?)", line .*, in (\w+)', str(error.__cause__)) == [(__file__, "handle")]
 
 
 def test_join_raises_the_errors_once_and_names_their_items() -> None:

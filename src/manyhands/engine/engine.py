@@ -167,11 +167,11 @@ class Engine:
 
     def resize(self, max_workers: int) -> None:
         """Let there be more workers, or fewer: those that are too many end when they have done what they were given."""
-        with self._lock:
-            self.max_workers = max_workers
-            if self._memory is not None:
-                max_workers = self._memory.resize(max_workers)
-        self.feed(ev.PoolResized(max_workers))
+        self.report(lambda: [ev.PoolResized(self._resized(max_workers))])  # with the lock: of two, the same is the last for all
+
+    def _resized(self, max_workers: int) -> int:
+        self.max_workers = max_workers
+        return max_workers if self._memory is None else self._memory.resize(max_workers)
 
     def stop_running(self) -> None:
         """Drop what has not begun, and stop what runs, after `close`."""

@@ -93,12 +93,20 @@ class MemoryWatch:
 
     def _look(self) -> None:
         began = time.thread_time()
+        measured = None
+        try:
+            measured = self._measure()
+        except OSError:
+            pass  # out of descriptors, perhaps: the next look will see more
+        finally:  # whatever it was, the watch goes on
+            cost_s = time.thread_time() - began
+            self._report(lambda: self._conclude(measured, cost_s))
+
+    def _measure(self) -> tuple[list[Sample], Budget | None]:
         processes = self._workers.processes()
         sizes = sizes_of_trees([process.pid for process in processes])
         budget, sizes = self._budget(processes, sizes, time.monotonic())
-        samples = [self._sample(process, sizes[process.pid]) for process in processes if process.pid in sizes]
-        cost_s = time.thread_time() - began
-        self._report(lambda: self._conclude(samples, budget, cost_s))
+        return [self._sample(process, sizes[process.pid]) for process in processes if process.pid in sizes], budget
 
     def _sample(self, process: WorkerProcess, size_bytes: int) -> Sample:
         limit_bytes = self._limits.worker_bytes
@@ -138,12 +146,13 @@ class MemoryWatch:
         reserve_bytes = max(float(RESERVE_BYTES), RESERVE_SHARE * state.total_bytes)
         return Budget(used_bytes + state.available_bytes - reserve_bytes, reserve_bytes)
 
-    def _conclude(self, samples: list[Sample], budget: Budget | None, cost_s: float) -> Sequence[ev.Event]:
-        """With the engine's lock."""
+    def _conclude(self, measured: tuple[list[Sample], Budget | None] | None, cost_s: float) -> Sequence[ev.Event]:
+        """With the engine's lock. `measured`: None when nothing could be seen."""
         self._timer = None
         if self._is_over:
             return ()
-        events = self.judge.judge(samples, budget, time.monotonic())
+        samples, budget = measured if measured is not None else ([], None)
+        events = self.judge.judge(samples, budget, time.monotonic()) if measured is not None else ()
         if self._is_busy or any(sample.running is not None for sample in samples):  # the last look finds all of them idle
             self._look_in(max(CLOSE_LOOK_S if self.judge.looks_again else INTERVAL_S, REST_SHARE * cost_s))
         return events

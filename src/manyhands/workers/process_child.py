@@ -262,9 +262,11 @@ class Child:
                 del value
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
                 from manyhands.transport.failures import pack_failure, types_of  # seldom needed
+                from manyhands.transport.handlers import Handler  # seldom needed
 
                 item = value = None
-                failure = (pack_failure(error, hide_frames=1), types_of(error))
+                hide_frames = 1 + (Handler.hidden_frames if type(function) is Handler else 0)
+                failure = (pack_failure(error, hide_frames=hide_frames), types_of(error))
                 put((FAILED if loaded else UNLOADABLE, failure, now := clock()))
             if touched:
                 self._leave_if_forked()
