@@ -238,11 +238,12 @@ def test_importing_costs_neither_multiprocessing_nor_asyncio(programs: Programs)
     assert programs.run([sys.executable, "-c", text]).succeeded().stdout == "[]\n"
 
 
-def test_a_failing_task_does_not_print_anything_by_itself(run_script: RunScript) -> None:
+def test_a_failing_task_whose_error_is_looked_at_prints_nothing(run_script: RunScript) -> None:
     ran = run_script("""
         from manyhands import ProcessPool, ThreadPool
         for pool in (ProcessPool(1), ThreadPool(1)):
             with pool:
-                pool.submit(int, "x")
+                future = pool.submit(int, "x")
+            assert type(future.exception()) is ValueError
     """).succeeded()
     assert (ran.stdout, ran.stderr) == ("", "")
