@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from manyhands.core.outcome import Outcome
     from manyhands.core.tasks import Policy
     from manyhands.engine.engine import Engine
-    from manyhands.engine.futures import Submissions
+    from manyhands.engine.submitting import Submissions
     from manyhands.pools import Pool
     from manyhands.workers.channel import Channel
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from manyhands.observe.progress import Progress
     from manyhands.workers.protocol import Workers
 
-__all__ = ["ErrorChoice", "open_stream", "outcome_stream", "result_stream"]
+__all__ = ["ErrorChoice", "begin_reading", "open_stream", "outcome_stream", "result_stream"]
 
 ErrorChoice = Literal["raise", "return", "skip"]
 
@@ -123,3 +123,12 @@ def outcome_stream(
     finally:
         stream.leave(was_read=was_read)
         progress.close()
+
+
+def begin_reading(stream: Stream, results: Generator[Any, None, None]) -> None:
+    """Have the generator over the results of a stream end the map, should it be left from now on."""
+    try:
+        next(results)
+    except BaseException:  # Ctrl-C before the generator has begun, so that it does not end the map by itself
+        stream.cancel()
+        raise

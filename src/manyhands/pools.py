@@ -22,7 +22,7 @@ from manyhands.engine.engine import Engine
 from manyhands.engine.submitting import SubmissionsByPolicy
 from manyhands.engine.waiting import Need, Waiting, one_deeper
 from manyhands.errors import UsageError
-from manyhands.mapping import ErrorChoice, open_stream, outcome_stream, result_stream
+from manyhands.mapping import ErrorChoice, begin_reading, open_stream, outcome_stream, result_stream
 from manyhands.nested import Travels, know_pool
 from manyhands.observe.progress import known_total, open_progress
 from manyhands.policies import check_context, check_errors, policy_of, start_limit, tasks_of_worker, worker_count
@@ -53,6 +53,7 @@ __all__ = ["Pool"]
 
 INTERRUPT_GRACE_S = 0.5  # for running tasks to end by themselves after Ctrl-C
 NESTING = 1000  # tasks of a serial pool within each other; Python's recursion limit comes sooner, for each takes about 11 frames
+PLAIN = Policy()
 _numbers = itertools.count(1)
 
 
@@ -170,7 +171,7 @@ class Pool(Travels, Executor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker, and return its future at once."""
-        return self._submit(Policy(), fn, args, kwargs)
+        return self._submit(PLAIN, fn, args, kwargs)
 
     def options(
         self,
@@ -418,7 +419,7 @@ class Pool(Travels, Executor):
         shown = open_progress(progress, known_total(iterables) if progress is not False else None)
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
         results = result_stream(stream, errors, shown)
-        _begin_reading(stream, results)
+        begin_reading(stream, results)
         return results
 
     def _outcomes(
@@ -435,13 +436,5 @@ class Pool(Travels, Executor):
         stream = self._open_stream(policy, fn, iterables, ordered=ordered)
         stream.key_of_item = key
         outcomes = outcome_stream(stream, self._kind, shown)
-        _begin_reading(stream, outcomes)
+        begin_reading(stream, outcomes)
         return outcomes
-
-
-def _begin_reading(stream: Stream, results: Generator[Any, None, None]) -> None:
-    try:
-        next(results)
-    except BaseException:  # Ctrl-C before the generator has begun, so that it does not end the map by itself
-        stream.cancel()
-        raise

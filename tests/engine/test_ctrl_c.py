@@ -78,13 +78,13 @@ def interrupted(number: int, action: Callable[[], object], *, by: signal.Signals
     return seen >= number
 
 
-def at_every_line(action: Callable[[], object]) -> Iterator[int]:
-    """Do `action` again and again, interrupted one line later each time."""
+def at_every_line(action: Callable[[], object], *, least: int = 50) -> Iterator[int]:
+    """Do `action` again and again, interrupted one line later each time; it has to take `least` lines."""
     number = 1
     while interrupted(number, action):
         yield number
         number += 1
-    assert number > 50, "this has hardly run"
+    assert number > least, "this has hardly run"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,7 +94,25 @@ def test_ctrl_c_at_any_line_of_a_submission_costs_no_other_task_its_outcome(kind
         pool.submit(abs, -1).result(PATIENCE_S)
         for _ in at_every_line(lambda: futures.append(pool.submit(abs, -2))):
             futures.append(pool.submit(abs, -2))
+            assert [future.result(PATIENCE_S) for future in futures] == [2] * len(futures)  # so that there is no backlog
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_ctrl_c_at_any_line_of_a_submission_behind_others_costs_no_other_task_its_outcome(kind: Any, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with Pool(kind, 1) as pool:
+        futures: list[Any] = [pool.submit(wait_for_file, str(gate)), *[pool.submit(abs, -2) for _ in range(3)]]
+        for _ in at_every_line(lambda: futures.append(pool.submit(abs, -2)), least=15):
+            futures.append(pool.submit(abs, -2))
+        gate.touch()
         assert [future.result(PATIENCE_S) for future in futures] == [2] * len(futures)
+
+
+def wait_for_file(path: str) -> int:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not os.path.exists(path) and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    return 2
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
@@ -141,7 +159,7 @@ def test_a_signal_handler_that_raises_in_the_middle_of_a_change_hangs_nobody() -
                 gate = threading.Event()
                 futures: list[Any] = [pool.submit(gate.wait, PATIENCE_S), *[pool.submit(abs, -2) for _ in range(3)]]
                 with contextlib.suppress(_Alarm):
-                    submit = partial(pool.submit, abs, -2)
+                    submit = partial(pool.options(priority=1).submit, abs, -2)  # the first of its kind waits for no others
                     reaches = interrupted(number, submit, by=signal.SIGUSR1, within="core")
                 gate.set()
                 for future in futures:
@@ -168,6 +186,7 @@ def test_a_signal_handler_may_use_the_pool_wherever_it_interrupts_it(kind: Any) 
             number = 1
             while interrupted(number, lambda: futures.append(pool.submit(abs, -2)), by=signal.SIGUSR1):
                 number += 1
+                assert [future.result(PATIENCE_S) for future in futures] == [2] * len(futures)  # so that there is no backlog
         finally:
             signal.signal(signal.SIGUSR1, before)
         assert number > 50
@@ -196,14 +215,14 @@ def test_an_event_that_comes_at_the_end_of_a_turn_is_taken(monkeypatch: pytest.M
     with Pool("thread", 1) as pool:
         pool.submit(gate.wait, PATIENCE_S)
         waiting = pool.submit(abs, -1)
-        set_timer = pool.engine._set_timer
+        set_alarm = pool.engine._set_alarm
 
         def interrupted_after(*_: object) -> None:
-            set_timer()
-            monkeypatch.setattr(pool.engine, "_set_timer", set_timer)
+            set_alarm()
+            monkeypatch.setattr(pool.engine, "_set_alarm", set_alarm)
             waiting.cancel()  # as a signal handler would
 
-        monkeypatch.setattr(pool.engine, "_set_timer", interrupted_after)
+        monkeypatch.setattr(pool.engine, "_set_alarm", interrupted_after)
         pool.engine.feed(TimePassed())
         assert waiting.cancelled()
         gate.set()

@@ -192,7 +192,7 @@ def test_a_pool_that_has_ended_leaves_the_loop_alone(monkeypatch: pytest.MonkeyP
     with ThreadPool(2) as pool:
         results = pool.map(abs, range(100), timeout=1000.0)
     users = shared_loop()._users
-    pool.engine._timer = None  # as when it has just rung
+    pool.engine._alarm.has_rung()  # as when it has just rung
     assert list(results) == list(range(100))
     assert shared_loop()._users == users == 0
 

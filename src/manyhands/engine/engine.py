@@ -12,43 +12,29 @@ import threading
 import time
 from _thread import start_new_thread
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from manyhands.core import events as ev
 from manyhands.core.scheduler import Scheduler
 from manyhands.engine import exits
+from manyhands.engine.alarm import Alarm
 from manyhands.engine.courier import Calls
+from manyhands.engine.orders import perform
+from manyhands.engine.sinks import JobEnded
 from manyhands.errors import InternalError, again
 from manyhands.transport import interrupts
 from manyhands.transport.emitting import shared_emitter
 from manyhands.transport.lines import shared_output
-from manyhands.transport.loop import Timer, shared_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from manyhands.core.tasks import Span
     from manyhands.engine.memory_limits import MemoryLimits
-    from manyhands.transport.loop import IoLoop
+    from manyhands.engine.sinks import Intake, Sink
     from manyhands.workers.protocol import Work, Workers
 
-__all__ = ["Engine", "JobEnded", "Sink"]
-
-
-class Sink(Protocol):
-    """Who is told the outcomes of one job."""
-
-    def deliver(self, delivery: ev.Deliver) -> None:
-        """Take outcomes. Called from any thread, one call after another for one worker, without the engine's lock."""
-
-    def fail(self, error: BaseException) -> None:
-        """The engine itself is broken: there will be no further outcome. Without the engine's lock."""
-
-    def run_on(self) -> None:
-        """The pool will take no more: add what is still to be added. Asked of streams only."""
-
-
-class JobEnded(RuntimeError):
-    """A task was added to a job that has ended meanwhile."""
+__all__ = ["Engine"]
 
 
 class Engine:
@@ -95,8 +81,8 @@ class Engine:
         self._closed = False
         self._ender = 0  # the thread that has ended it
         self._ended = threading.Event()
-        self._loop: IoLoop | None = None
-        self._timer: Timer | None = None
+        self._intakes: tuple[Intake, ...] = ()  # replaced, never changed: a signal handler may open a job in the middle of a loop
+        self._alarm = Alarm(self._ring)
         self._memory = memory_limits.watch(workers, max_workers, self.report) if memory_limits is not None else None
         workers.bind(self.report if self._memory is None else self._memory.report)
 
@@ -120,9 +106,31 @@ class Engine:
                 interrupts.let_go()
         return job_id
 
+    def collect_from(self, intake: Intake) -> deque[Span]:
+        """From now on, take in what is pending there, until its job ends; returns the job's backlog."""
+        with self._lock:
+            job = self._scheduler.jobs.get(intake.job_id)
+            self._intakes = (*self._intakes, intake)
+            if self._closed or job is None:
+                intake.is_open = False
+            return job.backlog if job is not None else deque()
+
     def add(self, job_id: int, start: int, items: Sequence[Any], payload_bytes: int = 0) -> None:
         """Add tasks to a job. Raises RuntimeError after `close`."""
-        self.feed(ev.TasksAdded(job_id, start, items, payload_bytes), adds=job_id)
+        self._take((ev.TasksAdded(job_id, start, items, payload_bytes),), adds=job_id)
+
+    def take_in(self, intake: Intake, entry: Any) -> None:
+        """Take in what is pending, `entry` among it; see `Intake`.
+
+        Raises:
+            RuntimeError: nothing more can be added, and `entry` was taken back.
+        """
+        self._take((), adds=intake.job_id, intake=intake, entry=entry)
+
+    def end_intake(self, intake: Intake) -> None:
+        """Take no more tasks for this job once all of its tasks are done."""
+        intake.is_open = False
+        self.feed(ev.JobClosed(intake.job_id))
 
     def room(self, job_id: int, *, consumer_waits: bool = False) -> int:
         """How many tasks may be added to the job now."""
@@ -182,8 +190,13 @@ class Engine:
 
     def close(self, *, cancel: bool) -> None:
         """Take no more jobs and tasks; workers end when all is done. `cancel`: drop what has not begun."""
-        self._closed = True
+        self._shut()
         self.feed(ev.PoolClosed(cancel))
+
+    def _shut(self) -> None:
+        self._closed = True
+        for intake in self._intakes:
+            intake.is_open = False
 
     def run_on(self) -> None:
         """The program ends: let maps that nobody has read be run to their end, as `shutdown` does."""
@@ -231,6 +244,8 @@ class Engine:
         self.is_foreign = True
         self._lock = threading.RLock()  # a thread that is not here may have held it
         self._is_turning = True  # for ever: no event gets any further than the inbox
+        for intake in self._intakes:
+            intake.is_open = False
 
     def check_usable(self) -> None:
         """Raise RuntimeError when nothing more can be added, and say why."""
@@ -252,63 +267,74 @@ class Engine:
 
     def report(self, collect: Callable[[], Sequence[ev.Event]]) -> None:
         """Take what a worker has to say; `collect` is called with the lock held."""
-        is_held = interrupts.hold()
-        deliveries: list[tuple[Sink, ev.Deliver]] = []
-        has_turned = False
-        try:
-            with self._lock:
-                try:
-                    events = collect()
-                except Exception as error:  # what was to be reported is lost
-                    self._collapse(error)
-                    return
-                if self._is_turning:
-                    self._inbox.extend(events)
-                    return
-                has_turned = True
-                self._turn(events, deliveries)
-        finally:
-            if has_turned:
-                self._hand_out(deliveries)
-            if is_held:
-                interrupts.let_go()
+        self._take((), collect=collect)
 
     # ---- the turn ---------------------------------------------------------------------------------------------------------
 
-    def feed(self, event: ev.Event, *, adds: int = 0) -> None:
-        """Let the scheduler take one event, and do what it says. `adds`: a job; it and the pool must be open."""
+    def feed(self, event: ev.Event) -> None:
+        """Let the scheduler take one event, and do what it says."""
+        self._take((event,))
+
+    def _take(
+        self,
+        events: Sequence[ev.Event],
+        *,
+        adds: int = 0,
+        intake: Intake | None = None,
+        entry: Any = None,
+        collect: Callable[[], Sequence[ev.Event]] | None = None,
+    ) -> None:
+        """Have a turn in this thread. `adds`: to a job; it and the pool must be open."""
         is_held = interrupts.hold()
         deliveries: list[tuple[Sink, ev.Deliver]] = []
         has_turned = False
         try:
             with self._lock:
                 if adds:
-                    self.check_usable()  # with the lock, so that nobody closes it before the event is taken
-                    if adds not in self._sinks:
-                        raise JobEnded("this map or queue has been cancelled: it takes no more items")
+                    try:
+                        self._check_open(adds)  # with the lock, so that nobody closes it before the event is taken
+                    except BaseException:
+                        if intake is None or intake.withdraw(entry):
+                            raise
+                        return  # another turn has taken it in, in time
+                elif collect is not None:
+                    try:
+                        events = collect()
+                    except Exception as error:  # what was to be reported is lost
+                        self._collapse(error)
+                        return
                 if self._is_turning:
                     # 1. This thread is in `_turn`. 2. The garbage collector or a signal handler runs there, and comes here. 3.
                     # The scheduler is in the middle of a change, so the event waits until that is complete.
-                    self._inbox.append(event)
+                    self._inbox.extend(events)
                     return
                 has_turned = True
-                self._turn((event,), deliveries)
+                self._turn(events, deliveries)
         finally:
-            if has_turned:
+            if has_turned and (deliveries or self._ender):
                 self._hand_out(deliveries)
             if is_held:
                 interrupts.let_go()
 
+    def _check_open(self, job_id: int) -> None:
+        if self._closed or self.is_foreign or self.failure is not None or exits.is_exiting():
+            self.check_usable()
+        if job_id not in self._sinks:
+            raise JobEnded("this map or queue has been cancelled: it takes no more items")
+
     def _turn(self, events: Sequence[ev.Event], deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
         self._inbox.extend(events)
         try:
-            # 1. The inbox is empty, and this turn nearly over. 2. A signal handler comes to `feed`, and leaves an event, since
-            # `_is_turning` is still set. 3. Nobody else may ever come. So look again, once whoever comes helps himself.
-            # test_an_event_that_comes_at_the_end_of_a_turn_is_taken
-            while self._inbox:
+            while True:
                 self._is_turning = True
                 self._empty_inbox(deliveries)
                 self._is_turning = False
+                # 1. The inbox is empty, and this turn nearly over. 2. A signal handler comes to `_take`, and leaves an event,
+                # since `_is_turning` is still set. 3. Nobody else may ever come. So look again, once whoever comes helps himself.
+                # test_an_event_that_comes_at_the_end_of_a_turn_is_taken
+                # So it is with what was submitted behind a backlog that is no more.
+                if not self._inbox and not [one for one in self._intakes if one.pending and not one.backlog]:
+                    return
         except BaseException as error:  # of ours; or of a signal handler of the program's, which has left half of a change
             self._collapse(error)
             if not isinstance(error, Exception):
@@ -317,67 +343,64 @@ class Engine:
             self._is_turning = False
 
     def _empty_inbox(self, deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
-        while self._inbox:
-            event = self._inbox.popleft()
-            now = time.monotonic()
-            if self.observer is not None:
-                self.observer(event, now)
-            if type(event) is ev.PoolFailed:
-                self.failure = event.error
-            for action in self._scheduler.handle(event, now):
-                self._inbox.extend(self._perform(action, deliveries))
-            if self.failure is None:
-                self.failure = self._scheduler.failure
-        self._set_timer()
+        inbox = self._inbox
+        while True:
+            event = inbox.popleft() if inbox else None
+            for intake in self._intakes:  # what was submitted before the event came, at least
+                if intake.pending:
+                    for added in intake.gather():
+                        self._handle(added, deliveries)
+            if event is not None:
+                self._handle(event, deliveries)
+            if not inbox:
+                break
+        self._set_alarm()
         if self._memory is not None:
             self._memory.turned(is_busy=bool(self._scheduler.batches))
         if self._closed and not self._ender and self._scheduler.is_over:
             self._end()
 
-    def _perform(self, action: ev.Action, deliveries: list[tuple[Sink, ev.Deliver]]) -> Sequence[ev.Event]:
-        workers = self._workers
-        match action:
-            case ev.Deliver(job_id=job_id):
-                deliveries.append((self._sinks[job_id], action))
+    def _handle(self, event: ev.Event, deliveries: list[tuple[Sink, ev.Deliver]]) -> None:
+        now = time.monotonic()
+        if self.observer is not None:
+            self.observer(event, now)
+        if type(event) is ev.PoolFailed:
+            self.failure = event.error
+        for action in self._scheduler.handle(event, now):
+            if type(action) is ev.SendBatch:  # these two go with every single task
+                self._inbox.extend(self._workers.send(action.worker_id, action.batch))
+            elif type(action) is ev.Deliver:
+                deliveries.append((self._sinks[action.job_id], action))
                 if self.on_deliver is not None:
-                    return self.on_deliver(action)
-            case ev.SendBatch(worker_id, batch):
-                return workers.send(worker_id, batch)
-            case ev.StartWorker(worker_id, slot):
-                return workers.start(worker_id, slot)
-            case ev.RecallBatch(worker_id, batch_id):
-                return workers.recall(worker_id, batch_id)
-            case ev.AskProgress(worker_id, batch_id):
-                return (ev.ItemObserved(batch_id, *workers.progress(worker_id, batch_id)),)
-            case ev.StopWorker(worker_id, batch_id, grace_s):
-                workers.stop(worker_id, batch_id, grace_s)
-            case ev.RetireWorker(worker_id):
-                return workers.retire(worker_id)
-            case ev.EndJob(job_id):
-                del self._sinks[job_id]
-                workers.close_job(job_id)
-                self._streams.discard(job_id)
-                if self._is_forgotten and not self._streams and not self._closed:
-                    self._closed = True
-                    return (ev.PoolClosed(cancel=False),)
+                    self._inbox.extend(self.on_deliver(action))
+            elif type(action) is ev.EndJob:
+                self._inbox.extend(self._end_job(action.job_id))
+            else:
+                self._inbox.extend(perform(action, self._workers))
+        if self.failure is None:
+            self.failure = self._scheduler.failure
+
+    def _end_job(self, job_id: int) -> Sequence[ev.Event]:
+        del self._sinks[job_id]
+        self._workers.close_job(job_id)
+        self._streams.discard(job_id)
+        self._intakes = tuple([intake for intake in self._intakes if intake.job_id != job_id])
+        if self._is_forgotten and not self._streams and not self._closed:
+            self._shut()
+            return (ev.PoolClosed(cancel=False),)
         return ()
 
     def _collapse(self, error: BaseException) -> None:
         """The scheduler's books are spoilt: nobody shall wait for ever because of that. With the lock."""
-        if isinstance(error, InternalError):
-            failure = error
-        else:
-            blame = "please report this" if isinstance(error, Exception) else "a signal handler has broken the pool"
-            failure = InternalError(f"{blame}: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-        self.failure = failure
-        self._closed = True
+        self.failure = failure = error if isinstance(error, InternalError) else _internal(error)
+        self._shut()
+        self._intakes = ()
         self._inbox.clear()
         self._workers.kill_all()
         for sink in self._sinks.values():
             self.calls.carry(lambda sink=sink: sink.fail(failure))  # type: ignore[misc]
         self._sinks.clear()
-        self._let_go_of_loop()
+        self._stop_watching()
         self._ended.set()
         self.calls.when_none(lambda: exits.forget(self))
 
@@ -396,55 +419,32 @@ class Engine:
 
     # ---- time -------------------------------------------------------------------------------------------------------------
 
-    def _set_timer(self) -> None:
+    def _set_alarm(self) -> None:
         deadline = self._scheduler.next_deadline
-        if deadline is None or self._ended.is_set() or self._ender or (self._timer is not None and self._timer.at <= deadline):
+        if deadline is None or self._ender or self._ended.is_set() or self._alarm.is_set_before(deadline):
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._loop is None:
-            loop = shared_loop()
-            try:
-                loop.acquire()
-            except (OSError, RuntimeError):  # no descriptor left just now
-                self._ring_without_loop(deadline)
-                return
-            self._loop = loop
-        self._timer = self._loop.call_at(deadline, self._ring)
-
-    def _ring_without_loop(self, deadline: float) -> None:
-        self._timer = timer = Timer(deadline, self._ring)
-
-        def wait() -> None:
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            if timer.callback is not None:
-                timer.callback()
-
-        try:
-            start_new_thread(wait, ())
-        except RuntimeError:  # no thread left either: the next event tries again
-            self._timer = None
-            if not self._scheduler.crew.workers and self.failure is None:  # but where shall one come from?
-                from manyhands.errors import WorkerStartError  # dear to import, and seldom needed
-
-                error = WorkerStartError("no worker can be started, for there is no thread left, not even to try it again later")
-                self._inbox.append(ev.PoolFailed(error))
+        error = self._alarm.set(deadline)
+        if error is not None and not self._scheduler.crew.workers and self.failure is None:
+            self._inbox.append(ev.PoolFailed(error))
 
     def _ring(self) -> None:
         with self._lock:
-            self._timer = None
+            self._alarm.has_rung()
         self.feed(ev.TimePassed())
 
     def _end(self) -> None:
         self._workers.close()
-        self._let_go_of_loop()
+        self._stop_watching()
         self._ender = threading.get_ident()
 
-    def _let_go_of_loop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def _stop_watching(self) -> None:
+        self._alarm.stop()
         if self._memory is not None:
             self._memory.stop()
-        if self._loop is not None:
-            self._loop.release()
-            self._loop = None
+
+
+def _internal(error: BaseException) -> InternalError:
+    blame = "please report this" if isinstance(error, Exception) else "a signal handler has broken the pool"
+    failure = InternalError(f"{blame}: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

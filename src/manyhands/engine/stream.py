@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.events import Deliver, JobCancelled, JobClosed, OutcomesTaken
 from manyhands.core.states import State
 from manyhands.core.tasks import Failure
-from manyhands.engine.engine import JobEnded
+from manyhands.engine.sinks import JobEnded
 from manyhands.engine.waiting import Need, Waiting
 from manyhands.errors import TaskTimeout
 from manyhands.workers.here import here
