@@ -171,6 +171,8 @@ class Pool(Travels, Executor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a worker, and return its future at once."""
+        if here.occupant is None:  # as in `_submit`, without a detour
+            return self._submissions.submit(PLAIN, fn, args, kwargs)
         return self._submit(PLAIN, fn, args, kwargs)
 
     def options(

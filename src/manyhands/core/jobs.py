@@ -121,6 +121,10 @@ class Job:
     def cut(self, workers: int, limit: int) -> Span:
         """Take the next batch's tasks, `limit` at most, out of the backlog. Their state is still READY."""
         span = self.backlog[0]
+        if len(span.items) == 1:
+            self.backlog.popleft()
+            self._waiting_bytes -= span.bytes_each
+            return span
         size = min(self.sizer.size(ready=self.ready, workers=workers, bytes_each=span.bytes_each), limit)
         if size >= len(span.items) and not self.skipped:
             self.backlog.popleft()
@@ -199,15 +203,6 @@ class Job:
         return window - unfinished - self.untaken
 
 
-def batch_of(span: Span, *, batch_id: int, job_id: int, worker_id: int, sent_at: float) -> Batch:
+def batch_of(span: Span, batch_id: int, job_id: int, worker_id: int, sent_at: float) -> Batch:
     """Make the batch that carries `span` to a worker."""
-    return Batch(
-        batch_id,
-        job_id,
-        span.start,
-        list(span.items),
-        tries=span.tries,
-        worker_id=worker_id,
-        sent_at=sent_at,
-        bytes_each=span.bytes_each,
-    )
+    return Batch(batch_id, job_id, span.start, list(span.items), span.tries, worker_id, sent_at, span.bytes_each)

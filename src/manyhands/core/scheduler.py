@@ -103,7 +103,7 @@ class Scheduler:
         actions: list[ev.Action] = []
         self._actions = self.workload.actions = actions
         self._handlers[type(event)](event)
-        if self.workload.turns:
+        if self.workload.turns.queue:
             self._dispatch()
         elif self.crew.may_exceed:
             self._retire_surplus()
@@ -179,18 +179,20 @@ class Scheduler:
     def _dispatch(self) -> None:
         """Send batches while there is work and a worker to take it (I6)."""
         crew, turns = self.crew, self.workload.turns
+        queue = turns.queue  # its truth costs nothing; that of `turns` is a call
         if crew.may_exceed:
             self._retire_surplus()
-        while turns and crew.idle:
+        while queue and crew.idle:
             worker = crew.workers[next(reversed(crew.idle))]
             if worker.may_take <= 0:
                 self._retire(worker)
             else:
                 self._send(worker, turns.first)
-        if not turns:
+        if not queue:
             return
-        self._start_workers()
-        while turns and crew.single and not (crew.may_exceed and crew.surplus > 0):
+        if crew.has_free_slot:
+            self._start_workers()
+        while queue and crew.single and not (crew.may_exceed and crew.surplus > 0):
             job = turns.first
             if not job.sizer.is_short:
                 return
@@ -202,13 +204,12 @@ class Scheduler:
 
     def _send(self, worker: Worker, job: Job) -> None:
         span = job.cut(self.crew.limit, worker.may_take)
-        batch = batch_of(span, batch_id=self._next_batch_id, job_id=job.id, worker_id=worker.id, sent_at=self.now)
+        batch = batch_of(span, self._next_batch_id, job.id, worker.id, self.now)
         self._next_batch_id += 1
         self.batches[batch.id] = batch
         job.move(len(batch.items), State.READY, State.RUNNING, at=batch.start)
         self.crew.give(worker, batch)
-        self.workload.turns.leave(job)
-        self.workload.turns.join(job)
+        self.workload.turns.served(job)
         self._actions.append(ev.SendBatch(worker.id, batch))
         self._watch.batch_sent(worker, batch, job, self.now)
 

@@ -25,6 +25,8 @@ class State(StrEnum):
     CRASHED = "crashed"
     CANCELLED = "cancelled"
 
+    __hash__ = str.__hash__  # that of Enum is a function in Python, and states are the keys of what is counted
+
     @property
     def is_final(self) -> bool:
         """True for the states of an outcome."""

@@ -290,7 +290,6 @@ class Batch:
         job_id: int,
         start: int,
         items: list[Any],
-        *,
         tries: Tries,
         worker_id: int,
         sent_at: float,

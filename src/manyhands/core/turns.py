@@ -17,25 +17,29 @@ Place = tuple[int, int, int, "Job"]  # (-priority, -depth, turn, job); no two ha
 
 
 class Turns:
-    """The queue of all jobs that have READY tasks. A job that was served goes behind the others of its priority and depth."""
+    """The queue of all jobs that have READY tasks. A job that was served goes behind the others of its priority and depth.
 
-    __slots__ = ("_last_turn", "_places", "_queue")
+    Attributes:
+        queue: their places, the next one's first.
+    """
+
+    __slots__ = ("_last_turn", "_places", "queue")
 
     def __init__(self) -> None:
-        self._queue: list[Place] = []
+        self.queue: list[Place] = []
         self._places: dict[int, Place] = {}
         self._last_turn = 0
 
     def __bool__(self) -> bool:
-        return bool(self._queue)
+        return bool(self.queue)
 
     def __iter__(self) -> Iterator[Job]:
-        return iter([job for *_, job in self._queue])
+        return iter([job for *_, job in self.queue])
 
     @property
     def first(self) -> Job:
         """The job that is to send the next batch."""
-        return self._queue[0][3]
+        return self.queue[0][3]
 
     def join(self, job: Job) -> None:
         """Let the job stand in the queue, if it has READY tasks and does not stand there yet."""
@@ -44,10 +48,16 @@ class Turns:
             policy = job.policy
             place = (-policy.priority, -policy.depth, self._last_turn, job)
             self._places[job.id] = place
-            insort(self._queue, place)
+            insort(self.queue, place)
 
     def leave(self, job: Job) -> None:
         """Take the job out of the queue, if it stands there."""
         place = self._places.pop(job.id, None)
         if place is not None:
-            self._queue.remove(place)
+            self.queue.remove(place)
+
+    def served(self, job: Job) -> None:
+        """The first job has sent a batch: now it is behind the others, or, without READY tasks, nowhere."""
+        if len(self.queue) > 1 or not job.backlog:
+            self.leave(job)
+            self.join(job)

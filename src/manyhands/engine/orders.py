@@ -1,4 +1,4 @@
-"""What the scheduler wants of the workers, told to them. `SendBatch` is missing: the engine does that itself, without a detour."""
+"""What the scheduler wants of the workers, told to them. `SendBatch` is missing: the engine does that itself."""
 
 from __future__ import annotations
 

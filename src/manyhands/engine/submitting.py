@@ -107,6 +107,7 @@ class Submissions:
     def __init__(self, engine: Engine, workers: Workers, policy: Policy) -> None:
         self._engine = engine
         self._workers = workers
+        self._works_here = workers.works_here
         self.kind = workers.kind
         self.policy = policy = policy.replace(records_times=True)
         self._futures: dict[int, TaskFuture] = {}
@@ -144,8 +145,11 @@ class Submissions:
             return future
         entry = index, future, item, payload_bytes
         self.pending.append(entry)  # from here on it is submitted, whatever Ctrl-C interrupts
-        if not self.backlog or not self.is_open:
-            self._take_in(entry)
+        if self.backlog and self.is_open:
+            return future
+        self._engine.take_in(self, entry)
+        if self._works_here:
+            self._work_here()
         return future
 
     def submit_packed(self, item: Any, payload_bytes: int, make: Callable[[Submissions, int], TaskFuture]) -> TaskFuture:
@@ -156,15 +160,12 @@ class Submissions:
             index = next(self._indices)
         entry = index, make(self, index), item, payload_bytes
         self.pending.append(entry)
-        self._take_in(entry)
+        self._engine.take_in(self, entry)
         return entry[1]
 
-    def _take_in(self, entry: Entry) -> None:
-        engine = self._engine
-        engine.take_in(self, entry)
-        if self._workers.works_here:
-            while engine.work_here():
-                pass
+    def _work_here(self) -> None:
+        while self._engine.work_here():
+            pass
 
     def close(self) -> None:
         """Take no more tasks once all of these are done: then `submit` raises JobEnded."""
@@ -198,6 +199,11 @@ class Submissions:
 
     def gather(self) -> Sequence[TasksAdded]:
         pending = self.pending
+        if len(pending) == 1:
+            index, future, item, payload_bytes = pending[0]
+            self._futures[index] = future
+            pending.popleft()
+            return (TasksAdded(self.job_id, index, [item], payload_bytes),)
         # A copy, so that nothing is lost, should a signal handler raise here.
         entries = sorted(pending.copy(), key=_index_of)  # two threads, or a signal handler: they may have come out of order
         self._futures.update({entry[0]: entry[1] for entry in entries})
