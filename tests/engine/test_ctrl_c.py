@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import linecache
 import os
 import signal
@@ -37,6 +38,7 @@ def _usual_handler() -> Iterator[None]:
     """Whoever runs the tests in the background has SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    gc.collect()  # futures that nobody looked at, because Ctrl-C came, say so now, and not in the middle of another test
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, before)
 
