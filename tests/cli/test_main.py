@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,10 +81,63 @@ def test_runs_do_not_load_what_they_do_not_need(run_script: RunScript) -> None:
     assert ran.stdout == "\n"
 
 
+WORDS = ["--help", "--version", "run --help", "map --help", "explain --help", "explain echo ::: 1", "run --dry-run echo ::: 1"]
+
+
+@pytest.fixture
+def no_stdout() -> Iterator[Callable[[int], None]]:
+    """Puts another file in the place of standard output, until the test ends."""
+    kept = os.dup(1)
+
+    def replace(fd: int) -> None:
+        os.dup2(fd, 1)
+        os.close(fd)
+
+    yield replace
+    os.dup2(kept, 1)
+    os.close(kept)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", WORDS)
+def test_a_full_disk_is_told_in_a_line(words: str, no_stdout: Callable[[int], None], capfd: pytest.CaptureFixture[str]) -> None:
+    no_stdout(os.open("/dev/full", os.O_WRONLY))
+    assert main(words.split()) == 3
+    assert capfd.readouterr().err == "manyhands: the output could not be written: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_closed_output_is_told_in_a_line(
+    words: str, no_stdout: Callable[[int], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    no_stdout(os.open(os.devnull, os.O_RDONLY))  # what stands in for a closed one: see main
+    assert main(words.split()) == 3
+    assert capfd.readouterr().err == "manyhands: the output could not be written: [Errno 9] Bad file descriptor\n"
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_reader_that_has_gone_ends_it_without_a_word(
+    words: str, no_stdout: Callable[[int], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    no_stdout(writer)
+    assert main(words.split()) == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_without_descriptors_there_is_no_traceback(programs: Programs) -> None:
+    for redirection, status in ((">&-", 3), ("2>&-", 0), (">&- 2>&-", 3), ("> /dev/null 2> /dev/full rnu", 2)):
+        words = "" if redirection.endswith("rnu") else "--help"
+        ran = programs.run(["/bin/sh", "-c", f'"{sys.executable}" -m manyhands {words} {redirection}'])
+        assert (ran.returncode, "Traceback" in ran.stderr) == (status, False), redirection
+
+
 def test_a_reader_of_the_help_may_leave(programs: Programs) -> None:
     line = f'"{sys.executable}" -m manyhands run --help | head -1'
     ran = programs.run(["/bin/sh", "-c", line])
     assert ran.stdout.startswith("usage:")
+    assert ran.stderr == ""
 
 
 @pytest.mark.skipif(shutil.which("ls") is None, reason="needs ls")

@@ -462,8 +462,9 @@ def test_a_closed_pipe_ends_the_map_without_a_word(programs: Programs, folder: P
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_closed_pipe_does_not_wait_for_what_runs(programs: Programs, folder: Path, kind: str) -> None:
     (folder / "slow.py").write_text("import time\n\ndef slow(text):\n    time.sleep(float(text))\n")
-    line = f'"{sys.executable}" -m manyhands map -j2 --kind {kind} slow:slow | true'
-    programs.run(["/bin/sh", "-c", line], input="0\n0.1\n0.1\n300\n300\n", timeout=HANGS_S)
+    line = f'{{ "{sys.executable}" -m manyhands map -j2 --kind {kind} slow:slow; echo $? > status; }} | true'
+    ran = programs.run(["/bin/sh", "-c", line], input="0\n0.1\n0.1\n300\n300\n", timeout=HANGS_S)
+    assert ((folder / "status").read_text(), ran.stderr) == ("141\n", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

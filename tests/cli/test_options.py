@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyhands.cli.options import RUN, Halt, Option, OptionTable, RunOptions, resolve_jobs
+from manyhands.cli.map_options import MAP
+from manyhands.cli.options import RUN, Halt, Option, OptionTable, RunOptions, resolve_jobs, seconds
 from manyhands.errors import UsageError
+
+LONG = "9" * 5000  # digits: more than Python reads
 
 
 def test_no_options_leave_every_default() -> None:
@@ -130,6 +133,17 @@ def test_a_usage_error_says_what_to_write(arguments: list[str], says: str) -> No
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["--retries", "--chunksize"])
+@pytest.mark.parametrize("text", ["²", "٣", "-1", "1.5", LONG])
+def test_numbers_that_python_cannot_read_are_refused_too(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match="write"):
+        MAP.parse([f"{name}={text}"])
+
+
+def test_a_limit_that_no_clock_reaches_is_none() -> None:
+    assert [seconds(text) for text in ("9" * 400, "99999999999d", "1")] == [None, None, 1.0]
+
+
 # ---- jobs ------------------------------------------------------------------------------------------------------------------
 
 
@@ -158,7 +172,11 @@ def test_as_many_jobs_as_possible_is_what_the_caller_can_bear() -> None:
     assert resolve_jobs("0", 2, most=12) == 12
 
 
-@pytest.mark.parametrize("text", ["", "x", "1.5", "1k", "--1", "+", "%", "50 %", " 1", "1\n", "٣", "½"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "1.5", "1k", "--1", "+", "%", "50 %", " 1", "1\n", "٣", "½", LONG, f"+{LONG}", f"{LONG}%"],
+    ids=lambda text: text[:6],
+)
 def test_jobs_that_are_no_number_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write a number"):
         resolve_jobs(text, 2)
@@ -211,6 +229,8 @@ def test_never_to_halt_is_read(text: str) -> None:
         "3",
         "now fail=1",
         "now,fail=1%%",
+        f"now,fail={LONG}",
+        f"{LONG}%",
     ],
 )
 def test_a_halt_that_means_nothing_is_refused(text: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyhands.cli import output
-from manyhands.cli.output import OutputClosed, Printer, write_all
+from manyhands.cli.output import OutputClosed, OutputFailed, Printer, write_all
 from manyhands.cli.records import JsonCall, json_text
 from manyhands.observe.progress import open_progress
 
@@ -84,9 +84,10 @@ def test_a_reader_that_has_gone_is_told_as_such(pipe: tuple[int, int]) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_is_told_as_such() -> None:
-    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space") as caught:
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OutputFailed, match="No space") as caught:
         write_all(full.fileno(), b"x")
-    assert caught.value.errno == errno.ENOSPC
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENOSPC
 
 
 def test_the_output_of_a_job_is_written_in_order(written: Written) -> None:
@@ -106,11 +107,15 @@ def test_what_is_said_stays_on_one_line_with_whatever_bytes(written: Written) ->
 
 
 def test_nobody_to_tell_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int, bytes]] = []
+
     def closed(fd: int, data: bytes) -> None:
+        tried.append((fd, data))
         raise OutputClosed
 
     monkeypatch.setattr(output, "write_all", closed)
     printer().say("anything")
+    assert tried == [(2, b"manyhands: anything\n")]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_a_batch_keeps_what_it_needs_however_much_that_is() -> None:
     book, channel = Introductions(), FakeChannel()
     for start in range(0, 3 * REGISTERED_FUNCTIONS, 1000):  # the numbers begin anew in the middle of a batch
         channel.gets(book, *[b"%d" % number for number in range(start, start + 1000)])
+        assert len(channel.has) >= 1000
 
 
 def functions_of_this_worker() -> list[int]:

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from manyhands.cli import inputs
-from manyhands.cli.options import RUN, Option, OptionTable, RunOptions
-from manyhands.cli.output import OutputClosed, write_all
+from manyhands.cli.options import RUN, Option, OptionTable, RunOptions, count
+from manyhands.cli.output import say
 from manyhands.cli.shell_text import quote
 from manyhands.cli.template import Template
 from manyhands.errors import UsageError
@@ -24,7 +24,6 @@ __all__ = ["main"]
 
 SLOT = 1  # which slot a job gets is known only when it begins
 ARGUMENTS_BEFORE_PARAMETERS = 4  # /bin/sh -c SCRIPT sh
-CLOSED_OUTPUT = 141  # 128 + SIGPIPE
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "'": "\\'", "\\": "\\\\"}
 
 
@@ -41,9 +40,10 @@ def _options(*, input: int = 1, json: bool = False, **run: object) -> _Options:
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    number = count(text)
+    if not number:
         raise UsageError("write which input, counted from 1, as in --input 3")
-    return int(text)
+    return number
 
 
 EXPLAIN = OptionTable(
@@ -81,10 +81,10 @@ class _Job(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant."""
+    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant, OutputFailed."""
     options, rest = EXPLAIN.parse(_without_run(arguments))
     if options.run.help:
-        print(EXPLAIN.help_text(), end="")
+        say(EXPLAIN.help_text())
         return 0
     words, sources = inputs.split_sources(rest, options.run)
     template = Template.parse(words, replacement=options.run.replacement)
@@ -93,11 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     if values is None:
         raise UsageError(f"there is no input {options.input}: there are fewer")
     job = _job(template, options.input, values)
-    shown = json.dumps(job._asdict()) + "\n" if options.json else _text(job)
-    try:
-        write_all(1, os.fsencode(shown))
-    except OutputClosed:
-        return CLOSED_OUTPUT
+    say(json.dumps(job._asdict()) + "\n" if options.json else _text(job))
     return 0
 
 

@@ -9,13 +9,12 @@ import os
 import signal
 import sys
 
+from manyhands.cli.exit_status import INTERRUPTED, USAGE_ERROR
+from manyhands.cli.output import OutputClosed, OutputFailed, complain, say
 from manyhands.errors import ManyhandsError, UsageError
 from manyhands.version import __version__
 
 __all__ = ["main"]
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
 
 HELP = """\
 usage: manyhands run [options] COMMAND [::: VALUE ...]      a command line for each value, many at a time
@@ -36,11 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(words)
     except UsageError as error:
-        print(f"manyhands: {error}", file=sys.stderr)
+        complain(str(error))
         return USAGE_ERROR
     except ManyhandsError as error:
-        print(f"manyhands: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
+    except OutputFailed as error:
+        if not isinstance(error, OutputClosed):
+            complain(str(error))
+        return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -74,10 +77,10 @@ def _run(words: list[str]) -> int:
 
         return explain(words[1:])
     if name in ("-h", "--help", "help"):
-        print(HELP, end="")
+        say(HELP)
         return 0
     if name in ("-V", "--version"):
-        print(f"manyhands {__version__}")
+        say(f"manyhands {__version__}\n")
         return 0
     raise UsageError(f"there is no subcommand {name!r}; write manyhands run, map or explain, or manyhands --help")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.cli.interrupts import Interrupts, SourceInterrupted
 from manyhands.cli.map_options import MAP
 from manyhands.cli.options import resolve_jobs
-from manyhands.cli.output import OutputClosed, Printer, write_all
+from manyhands.cli.output import OutputClosed, OutputFailed, Printer, say, write_all
 from manyhands.cli.read_ahead import ReadAhead, may_block
 from manyhands.cli.records import JsonCall, json_text
 from manyhands.core.events import JobCancelled
@@ -39,18 +38,16 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-STOPPED_EARLY = 3
-CLOSED_OUTPUT = 128 + signal.SIGPIPE  # what a shell reports of a program that SIGPIPE has ended
 GRACE_S = 1.0  # after an interrupt, for functions in threads, which cannot be stopped
 LARGEST_FIELD = 1 << 30  # of CSV: texts and pictures are longer than Python's default of 128 KiB
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant."""
+    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant, OutputFailed."""
     options, rest = MAP.parse(arguments)
     if options.help:
-        print(MAP.help_text(), end="")
+        say(MAP.help_text())
         return 0
     if not rest:
         raise UsageError("name a function: manyhands map package.module:function [inputs ...]")
@@ -154,7 +151,7 @@ class _Map:
         )
         self._pool = Pool(options.kind, resolve_jobs(options.jobs, cpu_count()))
         self._interrupts = Interrupts(self._halt, self._pool.kill)
-        self._output_error: Exception | None = None
+        self._output_error: OutputFailed | None = None
         self._writing = threading.Lock()  # held while records are written, and when it is decided how the program ends
         self._is_over = False
 
@@ -191,7 +188,7 @@ class _Map:
             try:
                 with self._writing:
                     write_all(records_fd, "".join(lines).encode())
-            except (OutputClosed, OSError) as error:
+            except OutputFailed as error:
                 self._output_error = error
                 self._halt()
 
@@ -201,11 +198,10 @@ class _Map:
             counts = f"{self._succeeded} succeeded, {self._failed} failed, the rest was not run"
             self._printer.say(f"ended by {received.name}: {counts}")
             return self._interrupts.exit_status
-        if isinstance(self._output_error, OutputClosed):
-            return CLOSED_OUTPUT
         if self._output_error is not None:
-            self._printer.say(f"the output could not be written: {self._output_error}")
-            return STOPPED_EARLY
+            if not isinstance(self._output_error, OutputClosed):
+                self._printer.say(str(self._output_error))
+            return self._output_error.exit_status
         if self._failed:
             self._printer.say(f"{self._failed} of {self._failed + self._succeeded} items failed; their records say why")
         return 1 if self._failed else 0

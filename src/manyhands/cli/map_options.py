@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from manyhands.cli.options import Option, OptionTable, retries, seconds
+from manyhands.cli.options import Option, OptionTable, count, retries, seconds
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 def _chunksize(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdigit() or not 1 <= int(text) <= LARGEST_CHUNK:
+    items = count(text) or 0
+    if not 1 <= items <= LARGEST_CHUNK:
         raise UsageError(f"write auto, or a number from 1 to {LARGEST_CHUNK}")
-    return int(text)
+    return items
 
 
 MAP = OptionTable(

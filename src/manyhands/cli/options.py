@@ -10,17 +10,19 @@ import re
 from getopt import GetoptError, getopt, gnu_getopt
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from manyhands.core.checks import time_limit
 from manyhands.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["RUN", "Halt", "Option", "OptionTable", "RunOptions", "resolve_jobs", "retries", "seconds"]
+__all__ = ["RUN", "Halt", "Option", "OptionTable", "RunOptions", "count", "resolve_jobs", "retries", "seconds"]
 
 Options = TypeVar("Options")
 
 MOST_JOBS = 250  # what -j0 means where nothing else is known: four descriptors for each keep below the usual limit of 1,024
 _HELP_COLUMN = 26
+_COUNT = "[0-9]{1,9}"  # of jobs, tries, inputs: nobody means more, and Python reads no number of 4,301 digits
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -145,7 +147,7 @@ def resolve_jobs(text: str, cpu_count: int, *, most: int = MOST_JOBS) -> int:
     Raises:
         UsageError: it is none of these, or leaves no job at all.
     """
-    match = re.fullmatch(r"([+-]?)([0-9]+)|([0-9]+(?:\.[0-9]+)?)%", text, re.ASCII)
+    match = re.fullmatch(rf"([+-]?)({_COUNT})|({_COUNT}(?:\.[0-9]+)?)%", text, re.ASCII)
     if not match:
         raise UsageError(f"-j {text}: write a number, a percentage of the CPUs as in 50%, +N or -N, or 0 for as many as possible")
     sign, number, percentage = match.groups()
@@ -181,7 +183,7 @@ class Halt(NamedTuple):
     def parse(cls, text: str) -> Halt:
         """Read `now,fail=1`, `soon,done=20%`, `never`, or a short form of GNU parallel: `0 1 2 -1 -2 N%`."""
         written = _SHORT_HALTS.get(text, f"soon,fail={text}" if re.fullmatch(r"[0-9]+%", text, re.ASCII) else text)
-        match = re.fullmatch(r"never|(now|soon),(fail|success|done)=([0-9]+)(%?)", written, re.ASCII)
+        match = re.fullmatch(rf"never|(now|soon),(fail|success|done)=({_COUNT})(%?)", written, re.ASCII)
         if not match or (match[1] and int(match[3]) < 1):
             raise UsageError("write now or soon, then fail, success or done and a number, as in now,fail=1 or soon,done=20%")
         if not match[1]:
@@ -209,21 +211,27 @@ class Halt(NamedTuple):
 _SHORT_HALTS = {"0": "never", "1": "soon,fail=1", "2": "now,fail=1", "-1": "soon,success=1", "-2": "now,success=1"}
 
 
-def seconds(text: str) -> float:
-    """Read a duration: `90`, `1.5`, `5m`, `1h30m`."""
+def seconds(text: str) -> float | None:
+    """Read a limit: `90`, `1.5`, `5m`, `1h30m`; None: so long that it is none."""
     parts = re.findall(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([smhd]?)", text, re.ASCII | re.IGNORECASE)
     is_whole = "".join([number + unit for number, unit in parts]) == text
     total = sum([float(number) * _SECONDS[unit.lower() or "s"] for number, unit in parts])
     if not parts or not is_whole or any(not unit for _, unit in parts[:-1]) or total <= 0:
         raise UsageError("write seconds, or a number with s, m, h or d, as in 90, 1.5, 5m or 1h30m")
-    return total
+    return time_limit("timeout", total)
+
+
+def count(text: str) -> int | None:
+    """Read a whole number of at most nine digits; None: it is none."""
+    return int(text) if re.fullmatch(_COUNT, text, re.ASCII) else None
 
 
 def retries(text: str) -> int:
     """GNU parallel counts the first run, too: 3 is two retries."""
-    if not re.fullmatch(r"[0-9]+", text, re.ASCII):
+    runs = count(text)
+    if runs is None:
         raise UsageError("write how often to run a job at most, the first time included, as in 3")
-    return max(0, int(text) - 1)
+    return max(0, runs - 1)
 
 
 _ESCAPED = {

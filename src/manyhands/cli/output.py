@@ -8,6 +8,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
+from manyhands.cli.exit_status import CLOSED_OUTPUT, STOPPED_EARLY
 from manyhands.transport.loop import READ, shared_loop
 
 if TYPE_CHECKING:
@@ -16,11 +17,19 @@ if TYPE_CHECKING:
 
     from manyhands.observe.progress import Progress
 
-__all__ = ["OutputClosed", "Printer", "ReaderWatch", "write_all"]
+__all__ = ["OutputClosed", "OutputFailed", "Printer", "ReaderWatch", "complain", "say", "write_all"]
 
 
-class OutputClosed(Exception):
-    """Whoever reads our output has gone, as `head` does when it has enough."""
+class OutputFailed(Exception):
+    """Our output cannot be written, for instance because the disk is full. Told in a line."""
+
+    exit_status = STOPPED_EARLY
+
+
+class OutputClosed(OutputFailed):
+    """Whoever reads our output has gone, as `head` does when it has enough. Told nobody."""
+
+    exit_status = CLOSED_OUTPUT
 
 
 class ReaderWatch:
@@ -76,7 +85,8 @@ class Printer:
 
         Raises:
             OutputClosed: nobody reads any more.
-            OSError: it cannot be written, for instance because the disk is full.
+            OutputFailed: it cannot be written, for instance because the disk is full.
+            OSError: it cannot be read from where it was kept.
         """
         if self._shares_terminal:
             self._progress.clear()  # type: ignore[attr-defined]
@@ -92,14 +102,29 @@ class Printer:
         """Write a line of our own to standard error."""
         if self._shares_terminal:
             self._progress.clear()  # type: ignore[attr-defined]
-        try:
-            write_all(2, f"manyhands: {text}\n".encode("utf-8", "surrogateescape"))
-        except (OSError, OutputClosed):
-            pass  # there is nobody to tell
+        complain(text)
+
+
+def say(text: str) -> None:
+    """Write `text` to standard output. Raises OutputFailed."""
+    write_all(1, os.fsencode(text))
+
+
+def complain(text: str) -> None:
+    """Write a line of our own to standard error."""
+    try:
+        write_all(2, f"manyhands: {text}\n".encode("utf-8", "surrogateescape"))
+    except OutputFailed:
+        pass  # there is nobody to tell
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`, though the descriptor may be non-blocking, as a terminal that others share may be."""
+    """Write all of `data`, though the descriptor may be non-blocking, as a terminal that others share may be.
+
+    Raises:
+        OutputClosed: nobody reads any more.
+        OutputFailed: it cannot be written, for instance because the disk is full.
+    """
     view = memoryview(data)
     while view:
         try:
@@ -108,6 +133,8 @@ def write_all(fd: int, data: bytes) -> None:
             select.select([], [fd], [])
         except BrokenPipeError:
             raise OutputClosed from None
+        except OSError as error:
+            raise OutputFailed(f"the output could not be written: {error}") from error
 
 
 def _tagged(pieces: Iterable[bytes], tag: bytes) -> Iterable[bytes]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from manyhands.cli import inputs
 from manyhands.cli.interrupts import Interrupts, SourceInterrupted
 from manyhands.cli.options import RUN, resolve_jobs
-from manyhands.cli.output import OutputClosed, Printer, ReaderWatch, write_all
+from manyhands.cli.output import OutputClosed, OutputFailed, Printer, ReaderWatch, complain, say
 from manyhands.cli.read_ahead import ReadAhead, may_block
 from manyhands.cli.template import Template
 from manyhands.core.events import Deliver, JobCancelled
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 GRACE_S = 0.5  # between SIGTERM and SIGKILL: most programs tidy up in less, and Ctrl-C shall be prompt
-STOPPED_EARLY = 3
-CLOSED_OUTPUT = 128 + signal.SIGPIPE  # what a shell reports of a program that SIGPIPE has ended
 
 
 class _Row(NamedTuple):
@@ -46,10 +43,10 @@ class _Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant."""
+    """Run the subcommand; returns its exit status. Raises UsageError for what cannot be meant, OutputFailed."""
     options, rest = RUN.parse(arguments)
     if options.help:
-        print(RUN.help_text(), end="")
+        say(RUN.help_text())
         return 0
     words, sources = inputs.split_sources(rest, options)
     template = Template.parse(words, replacement=options.replacement)
@@ -57,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.dry_run:
         return _show(template, rows, is_tagged=options.tag)
     for warning in template.warnings():
-        write_all(2, f"manyhands: warning: {warning}\n".encode())
+        complain(f"warning: {warning}")
     ahead = ReadAhead(rows) if may_block(inputs.files_of(sources)) else None
     return _Run(options, template, inputs.known_total(sources, options)).execute(rows, ahead)
 
@@ -77,15 +74,9 @@ def enumerate_rows(rows: Iterator[tuple[str, ...]]) -> Iterator[_Row]:
 
 def _show(template: Template, rows: Iterator[_Row], *, is_tagged: bool) -> int:
     printer = Printer(open_progress(False, None))
-    try:
-        for row in rows:
-            line = os.fsencode(template.display(row.values, row.sequence, 1)) + b"\n"
-            printer.write_job([line], [], _tag(row) if is_tagged else None)
-    except OutputClosed:
-        return CLOSED_OUTPUT
-    except OSError as error:
-        printer.say(f"the output could not be written: {error}")
-        return STOPPED_EARLY
+    for row in rows:
+        line = os.fsencode(template.display(row.values, row.sequence, 1)) + b"\n"
+        printer.write_job([line], [], _tag(row) if is_tagged else None)
     return 0
 
 
@@ -131,7 +122,7 @@ class _Run:
         self._engine = Engine(self._workers, resolve_jobs(options.jobs, cpu_count()))
         self._engine.on_deliver = self._on_deliver
         self._policy = Policy(timeout_s=options.timeout_s, retries=options.retries, grace_s=GRACE_S, batch_size=1)
-        self._output_error: Exception | None = None
+        self._output_error: OutputFailed | None = None
 
     def execute(self, rows: Iterator[_Row], ahead: ReadAhead | None) -> int:
         """Run everything; returns the exit status. `ahead` reads the rows where that may mean to wait."""
@@ -209,8 +200,11 @@ class _Run:
         if self._output_error is None:
             try:
                 self._printer.write_job(finished.stdout.pieces(), finished.stderr.pieces(), tag, head=head)
-            except (OutputClosed, OSError) as error:
+            except OutputFailed as error:
                 self._output_error = error
+                self._stop_all()
+            except OSError as error:
+                self._output_error = OutputFailed(f"the output of job {row.sequence} could not be read again: {error}")
                 self._stop_all()
         finished.stdout.close()
         finished.stderr.close()
@@ -237,11 +231,10 @@ class _Run:
         if received is not None:
             self._tell_counts(f"ended by {received.name}")
             return interrupts.exit_status
-        if isinstance(self._output_error, OutputClosed):
-            return CLOSED_OUTPUT
         if self._output_error is not None:
-            self._tell_counts(f"the output could not be written: {self._output_error}")
-            return STOPPED_EARLY
+            if not isinstance(self._output_error, OutputClosed):
+                self._tell_counts(str(self._output_error))
+            return self._output_error.exit_status
         if tally.decision != "go":
             self._tell_counts(f"stopped by --halt {self._options.halt.text}")
             return self._options.halt.exit_status(failed=tally.failed, left_undone=self._left_undone())
