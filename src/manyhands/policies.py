@@ -57,7 +57,7 @@ def batch_size(chunksize: Any) -> int | None:
     """The batch size that `chunksize` means; None: chosen from measured durations."""
     if isinstance(chunksize, str) and chunksize == "auto":
         return None
-    return min(whole_number("chunksize", chunksize, least=1, kind="'auto' or a whole number", limits=">= 1."), LARGEST_BATCH)
+    return min(whole_number("chunksize", chunksize, least=1, kind="'auto' or a whole number", limits=">= 1"), LARGEST_BATCH)
 
 
 def window(buffersize: Any) -> int | None:

@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
+from manyhands.core.checks import seconds
 from manyhands.core.events import Deliver
 from manyhands.core.states import State
 from manyhands.engine.outcomes import NotOpened, outcome_of_one, values_of
@@ -121,14 +122,14 @@ class TaskFuture(Future[Any]):
                 with less.
 
         Raises:
-            UsageError: it runs on a thread, which cannot be stopped; it goes on, but has no further try.
+            UsageError: it runs on a thread, which cannot be stopped; it goes on, but has no further try. Also for a `grace` that
+                cannot be meant.
         """
+        grace_s = None if grace is None else seconds("grace", grace)
         submissions = self._submissions
         if self.done():
             return self.cancelled()
-        if grace is not None and not grace >= 0:
-            raise UsageError(f"grace must be at least 0 seconds, not {grace!r}")
-        submissions.stop(self.index, grace)
+        submissions.stop(self.index, grace_s)
         if not self.done() and not submissions.can_stop:
             raise UsageError(
                 f"a {submissions.kind} cannot be stopped: this task runs, and goes on to its end; use kind='process' for what is"
