@@ -45,9 +45,9 @@ class Engine:
         max_workers: most of them at a time.
         is_daemon: the program ends without waiting for it.
         is_foreign: this process is a fork of the one that it lives in.
+        is_killed: `kill` has been called: what fails now fails by that.
         observer: called with (event, now) for each event, with the lock held; for tests and progress. It must not block.
-        on_deliver: called with each delivery before anything else happens, with the lock held; gives further events. It must not
-            block.
+        on_deliver: called with each delivery first, with the lock held; gives further events. It must not block.
         failure: why the pool has failed, None while it has not.
         calls: of user code that hears of ends; `wait` waits for them.
     """
@@ -64,7 +64,7 @@ class Engine:
         self.kind = workers.kind
         self.max_workers = max_workers
         self.is_daemon = is_daemon
-        self.is_foreign = False
+        self.is_foreign = self.is_killed = self._is_turning = False
         self.observer: Callable[[ev.Event, float], None] | None = None
         self.on_deliver: Callable[[ev.Deliver], Sequence[ev.Event]] | None = None
         self.failure: BaseException | None = None
@@ -72,13 +72,11 @@ class Engine:
         self._workers = workers
         self._scheduler = Scheduler(max_workers, can_stop=workers.can_stop, max_tasks_per_worker=max_tasks_per_worker)
         self._lock = threading.RLock()
-        self._is_turning = False
         self._inbox: deque[ev.Event] = deque()
         self._sinks: dict[int, Sink] = {}
         self._job_ids = itertools.count(1)
         self._streams: set[int] = set()
-        self._is_forgotten = False
-        self._closed = False
+        self._is_forgotten = self._closed = False
         self._ender = 0  # the thread that has ended it
         self._ended = threading.Event()
         self._intakes: tuple[Intake, ...] = ()  # replaced, never changed: a signal handler may open a job in the middle of a loop
@@ -207,9 +205,8 @@ class Engine:
 
     def close_when_unused(self) -> None:
         """The pool is forgotten: close as soon as no stream of it is open. A finalizer calls this, in whatever thread."""
-        # 1. A thread holds a lock, the loop's for instance. 2. The garbage collector runs there, and a forgotten pool's finalizer
-        # comes here. 3. To close a pool takes such locks, so another thread does that.
-        # test_a_pool_can_be_forgotten_wherever_the_garbage_collector_runs
+        # 1. A thread holds a lock. 2. The garbage collector runs there, a forgotten pool's finalizer comes here. 3. To close a
+        # pool takes such locks. So another thread does: test_a_pool_can_be_forgotten_wherever_the_garbage_collector_runs
         try:
             start_new_thread(self._close_when_unused, ())
         except RuntimeError:
@@ -227,7 +224,9 @@ class Engine:
         while self.work_here():
             pass
         deadline = time.monotonic() + (timeout_s or 0.0)
-        ended = self._ended.wait(timeout_s) and self.calls.flush(timeout_s and max(0.0, deadline - time.monotonic()))
+        ended = interrupts.wait_for(self._ended, timeout_s) and self.calls.flush(
+            timeout_s and max(0.0, deadline - time.monotonic())
+        )
         shared_emitter().flush()
         shared_output().flush()  # here, and not in the loop: where nobody reads what is printed, only this caller waits
         return ended
@@ -235,6 +234,7 @@ class Engine:
     def kill(self) -> None:
         """End everything at once: what has not begun is cancelled, what runs is killed where it can be."""
         if not self.is_foreign:
+            self.is_killed = True
             self.close(cancel=True)
             self._workers.kill_all()
             exits.forget(self)

@@ -83,21 +83,18 @@ def _count_left(engine: Engine) -> int:
 def _break_off(engines: list[Engine], awaited: list[Engine], total: int | None) -> None:
     """Ctrl-C has come: begin nothing more, give what runs a little time, say what was not done, and let the status tell."""
     atexit.register(_end_as_interrupted)
-    left = 0
+    left = sum(map(_count_left, awaited))
     with suppress(KeyboardInterrupt):  # the second one: at once
         for engine in awaited:
-            left += _count_left(engine)
             engine.close(cancel=True)
-            left -= _count_left(engine)
         deadline = time.monotonic() + INTERRUPT_GRACE_S
         for engine in awaited:
             engine.wait(max(0.0, deadline - time.monotonic()))
-    left += sum(map(_count_left, awaited))
     for engine in engines:
         engine.kill()
     done = f"{total - left} done, " if total is not None else ""
     with suppress(OSError, ValueError, AttributeError):  # standard error is closed, or there is none
-        sys.stderr.write(f"manyhands: interrupted while the program waited for its last tasks: {done}{left} not done\n")
+        sys.stderr.write(f"manyhands: interrupted while the program waited for its last tasks: {done}{left} not done yet\n")
 
 
 def _end_as_interrupted() -> None:

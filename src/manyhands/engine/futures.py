@@ -287,10 +287,13 @@ class TaskFuture(Future[Any]):
         """Deliver the error."""
         if self.key is not None:
             note(error, f"task: {self.key!r}")
-        if not self._waiters and not self._done_callbacks:
-            self._unread = Unread(error, self.key)  # before anybody can read it
-            self._unread.watch(self._condition)
         try:
+            with self._condition:  # `wait` holds it while it hangs something on
+                if not self._waiters and not self._done_callbacks and not self._submissions.is_killed:
+                    self._unread = Unread(error, self.key)
+                    self._unread.watch(self._condition)
+                    self.set_exception(error)
+                    return
             self.set_exception(error)
         except InvalidStateError:
             pass

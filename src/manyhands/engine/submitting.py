@@ -120,6 +120,11 @@ class Submissions:
         self.backlog: deque[Span] = engine.collect_from(self)
         know_keys(workers, self.job_id, self)
 
+    @property
+    def is_killed(self) -> bool:
+        """True when the pool was killed."""
+        return self._engine.is_killed
+
     def need(self, index: int) -> Need:
         """What who waits for a task waits for."""
         return Need(self._workers, self.job_id, index)

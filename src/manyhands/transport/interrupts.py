@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["comes_from_outside", "hold", "let_go"]
+__all__ = ["comes_from_outside", "hold", "let_go", "wait_for"]
 
 SIGINT: int = _signal.SIGINT
 # These have handlers of their own for SIGINT, and raise KeyboardInterrupt by themselves.
 RAISE_FOR_THE_USER = frozenset({"asyncio.runners", "trio._core._ki"})
+
+LOST_FOR_S = 1.0  # how long a Ctrl-C may go unnoticed that comes in the very moment in which a wait begins
 
 _default: Any = _signal.default_int_handler
 _getsignal, _setsignal = _signal.getsignal, _signal.signal
@@ -48,6 +50,19 @@ def let_go() -> None:
     if _has_come:
         _has_come = False
         raise KeyboardInterrupt
+
+
+def wait_for(event: threading.Event, timeout_s: float | None = None) -> bool:
+    """Wait as `event.wait` does, and let no Ctrl-C be lost.
+
+    1. The main thread is about to wait for a lock, and has looked for signals for the last time. 2. SIGINT comes. 3. The wait
+    begins, and Python's handler runs when it is over: never, perhaps. So a wait without a limit begins again and again.
+    """
+    if timeout_s is not None:
+        return event.wait(timeout_s)
+    while not event.wait(LOST_FOR_S):
+        pass
+    return True
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
