@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.scripts import begin, pool_with, run_all
 from manyhands.core import events as ev
 from manyhands.core.deadlines import FEW
-from manyhands.core.jobs import BATCHES_AHEAD, LARGEST_BACKLOG_BYTES, RESULTS_AHEAD
+from manyhands.core.jobs import BATCHES_AHEAD, BATCHES_AHEAD_HERE, LARGEST_BACKLOG_BYTES, RESULTS_AHEAD
 from manyhands.testing import ScriptedPool
 
 
@@ -24,16 +24,23 @@ def test_a_window_counts_what_is_under_way_and_what_was_not_taken() -> None:
 def test_without_a_window_there_is_room_for_what_keeps_the_workers_busy() -> None:
     pool = ScriptedPool(4)
     job_id = pool.open_job()
-    assert pool.scheduler.room(job_id) == BATCHES_AHEAD * 4
+    assert pool.scheduler.room(job_id) == BATCHES_AHEAD_HERE * 4
     pool.scheduler.jobs[job_id].sizer.record(100, 0.01)  # 40 in a batch
     room = pool.scheduler.room(job_id)
-    assert BATCHES_AHEAD * 4 * 35 < room <= BATCHES_AHEAD * 4 * 40
+    assert BATCHES_AHEAD_HERE * 4 * 35 < room <= BATCHES_AHEAD_HERE * 4 * 40
+
+
+def test_there_is_more_room_where_tasks_travel() -> None:
+    pool = ScriptedPool(4)
+    job_id = pool.open_job()
+    pool.add(job_id, 4, payload_bytes=36)
+    assert pool.scheduler.room(job_id) == BATCHES_AHEAD * 4 - 4
 
 
 def test_a_consumer_that_waits_for_a_slow_task_lets_others_run_ahead_but_not_for_ever() -> None:
-    pool = pool_with(24, workers=4, batch_size=1)
+    pool = pool_with(BATCHES_AHEAD_HERE * 4, workers=4, batch_size=1)
     begin(pool, 1)  # the slow one
-    added = usual = BATCHES_AHEAD * 4
+    added = usual = BATCHES_AHEAD_HERE * 4
     while True:
         while idle := [worker.id for worker in pool.workers.workers.values() if worker.id != 1 and worker.next_load is not None]:
             pool.workers.run(idle[0])

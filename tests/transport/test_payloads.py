@@ -475,3 +475,23 @@ def test_a_worker_starts_without_what_it_may_never_need(run_script: RunScript) -
         loaded = [name for name in {dear!r} if name in sys.modules]
         assert not loaded, loaded
     """).succeeded()
+
+
+def test_a_function_that_is_pickled_again_is_as_it_is_now() -> None:
+    space: dict[str, Any] = {"__name__": "__main__", "number": 1}
+    exec("def plain(x=0):\n    return x\ndef other(x):\n    return -x\ndef uses(x):\n    return x + number\n", space)
+    plain, other, uses = space["plain"], space["other"], space["uses"]
+    plain.__defaults__ = None
+
+    def there(function: Any, *args: Any) -> Any:
+        return payloads.load_function(payloads.dump_function(function))(*args)
+
+    assert payloads.dump_function(other) is payloads.dump_function(other)  # its code is all that there is
+    assert [there(plain, 5), there(other, 5), there(plain, 5)] == [5, -5, 5]
+    plain.__code__ = other.__code__
+    assert there(plain, 5) == -5
+    plain.__defaults__ = (7,)
+    assert there(plain) == -7
+    assert there(uses, 5) == 6
+    space["number"] = 2
+    assert there(uses, 5) == 7

@@ -18,6 +18,7 @@ __all__ = ["Job"]
 
 FRESH = Tries()
 BATCHES_AHEAD = 6  # for each worker: two on the way, the rest at hand while the consumer is busy with results
+BATCHES_AHEAD_HERE = 4  # where tasks stay in this process, and no pipe is to be kept full: six of them swing by 6 MB
 LARGEST_BACKLOG_BYTES = 32 << 20  # pickled arguments that wait; beyond it only what keeps every worker busy
 RESULTS_AHEAD = 8  # times the usual window: how far others may run ahead while an ordered consumer waits for a slow item
 
@@ -195,7 +196,8 @@ class Job:
         unfinished = self.unfinished
         if self.policy.window is not None:
             return self.policy.window - unfinished - self.untaken
-        window = BATCHES_AHEAD * workers * self.sizer.full_size(self._bytes_each)
+        batches = BATCHES_AHEAD if self._bytes_each else BATCHES_AHEAD_HERE
+        window = batches * workers * self.sizer.full_size(self._bytes_each)
         if self._waiting_bytes > LARGEST_BACKLOG_BYTES:
             return 0
         if consumer_waits:
