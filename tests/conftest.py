@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,8 @@ _session_start = pytest.StashKey[leaks.Snapshot]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited by what a shell runs in the background, and by its children
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leaks.mark_session()
     config.stash[_temp_folder] = leaks.private_temp_folder()
 

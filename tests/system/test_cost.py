@@ -51,6 +51,7 @@ OUR_OWN = """
     manyhands manyhands.version manyhands.workers manyhands.workers.process_child
     manyhands.transport manyhands.transport.frames manyhands.transport.inside manyhands.transport.lifelines
     manyhands.transport.payloads manyhands.transport.results manyhands.transport.upkeep
+    manyhands.transport.uplink
 """
 
 

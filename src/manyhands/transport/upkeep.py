@@ -16,7 +16,6 @@ from __future__ import annotations
 import _locale
 import _signal  # type: ignore[import-not-found]  # without the underscore it imports enum
 import gc
-import math
 import os
 import posix
 import sys
@@ -34,6 +33,7 @@ __all__ = ["Upkeep"]
 TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 IDLE = (0.0, 0.0)
 NUMBERS = range(1, 32)
+NEVER = float("inf")  # math.inf would cost an import
 LONG_S = 0.002  # what has worked for so long can pay for a look
 TRUST_S = 0.005  # after a look, until the next one among tiny batches: it takes 50 us
 
@@ -62,7 +62,7 @@ class Upkeep:
         self._wrap()
         self._wrap_close(lines.lowest)
         self._looked_at = time.monotonic()
-        self.due_at = math.inf
+        self.due_at = NEVER
 
     def _note(self) -> None:
         """What is now, is right."""
@@ -154,7 +154,7 @@ class Upkeep:
             sys.excepthook(*sys.exc_info())
             return False
         self._looked_at = time.monotonic()
-        self.due_at = math.inf
+        self.due_at = NEVER
         return not is_worth_descriptors or lines.mend()
 
     def _seems_clean(self) -> bool:
