@@ -175,3 +175,17 @@ def test_a_program_that_ends_by_an_error_tells_that_one_only(run_script: RunScri
     """)
     assert ran.stderr.count("ValueError") == 1
     assert "'two'" in ran.stderr
+
+
+def test_a_forked_child_does_not_tell_what_its_parent_has_counted(run_script: RunScript) -> None:
+    ran = run_script("""
+        import os, sys
+        from manyhands import Pool
+        with Pool("thread", 1) as pool:
+            for _ in range(3):
+                pool.submit(int, "x")
+        if not os.fork():
+            sys.exit()
+        os.wait()
+    """).succeeded()
+    assert ran.stderr.count("2 more submitted tasks failed the same way") == 1

@@ -98,6 +98,10 @@ class _Teller:
                 "%d more submitted tasks failed the same way, and nobody has looked at their futures: %s", alike, self._last
             )
 
+    def forget_count(self) -> None:
+        """They are somebody else's to tell."""
+        self._alike = 0
+
 
 _teller = _Teller()
 
@@ -117,6 +121,7 @@ def tell_all() -> None:
 
 def _forget_after_fork() -> None:
     """They are for the parent to tell."""
+    _teller.forget_count()
     for at in list(_unread.values()):
         if (one := at()) is not None:
             one.is_read = True
