@@ -58,7 +58,7 @@ class Simulation:
             (self.grow_too_large, 1),
             (self.wait_for_others, 4),
             (self.resize, 0.5),
-            (self.dismiss, 0.5),
+            (self.dismiss, 0.8),
             (self.take, 6),
             (self.say_stale_things, 3),
         ]
