@@ -121,8 +121,12 @@ def finalizers_and_callbacks_may_submit(kind: str) -> None:
             ring.append(ring)  # only the garbage collector can free it, wherever it happens to run
             del ring
             pool.submit(negate, 2).add_done_callback(lambda _: futures.append(pool.submit(negate, 3)))
-        gc.collect()
-        wait_until(lambda: len(futures) == 200, "all have submitted")
+
+        def all_have_submitted() -> bool:
+            gc.collect()  # again and again: it does nothing while another thread is in it, perhaps with a few of them only
+            return len(futures) == 200
+
+        wait_until(all_have_submitted, "all have submitted")
         assert sorted(future.result(PATIENCE_S) for future in futures) == [-3] * 100 + [-1] * 100
 
 

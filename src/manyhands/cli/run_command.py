@@ -241,7 +241,10 @@ class _Run:
         return 1 if tally.failed else 0
 
     def _left_undone(self) -> bool:
-        return bool(self._tally.stopped or self._tally.not_run or not self._stream.has_ended)
+        tally = self._tally
+        if self._total is not None:  # the last job may halt the run before the source was asked for one more
+            return tally.succeeded + tally.failed < self._total
+        return bool(tally.stopped or tally.not_run or not self._stream.has_ended)
 
     def _tell_counts(self, why: str) -> None:
         tally = self._tally
