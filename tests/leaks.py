@@ -27,7 +27,7 @@ EXEC_TRIES, EXEC_STEP_S = 3, 0.001  # an execve is over within a millisecond or 
 DESCRIPTOR_ALLOWANCE = 12  # what the package may keep for the life of the process: its I/O loop's pipe, epoll, and the like
 
 _SHARED_MEMORY = Path("/dev/shm")
-_SHARED_MEMORY_PREFIXES = ("manyhands", "psm_", "wnsm_", "sem.")  # ours, then multiprocessing's
+_SHARED_MEMORY_PREFIXES = ("manyhands", "psm_", "wnsm_", "sem.mp-")  # ours, then multiprocessing's
 _DESCRIPTORS = Path("/proc/self/fd") if Path("/proc/self/fd").is_dir() else Path("/dev/fd")
 
 
