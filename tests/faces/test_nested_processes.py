@@ -145,7 +145,7 @@ def test_outcomes_in_a_task_are_those_of_the_program(kind: Any, tmp_path: Path) 
             [folder] * len(words),
             key=lambda item: item[0] + "!",
             capture=True,
-            timeout=2 if pool.kind == "process" else None,
+            timeout=8 if pool.kind == "process" else None,  # a worker imports this module first
             retries=1,
             retry_on="crash",
             progress=lambda done, total: heard.append((done, total)),
