@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BorrowedFuture", "BorrowedOptions", "BorrowedPool", "waiting_for"]
 
-CHILD = "manyhands.workers.process_child"
+CHILD = "manyhands.workers.process_tasks"
 AHEAD = 32  # items of a map that are on their way, when `buffersize` does not say
 
 

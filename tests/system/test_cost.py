@@ -48,7 +48,7 @@ PICKLE = """
 """
 OUR_OWN = """
     __future__ _contextvars _locale errno faulthandler gc mmap select
-    manyhands manyhands.version manyhands.workers manyhands.workers.process_child
+    manyhands manyhands.version manyhands.workers manyhands.workers.process_child manyhands.workers.process_tasks
     manyhands.transport manyhands.transport.frames manyhands.transport.inside manyhands.transport.lifelines
     manyhands.transport.payloads manyhands.transport.results manyhands.transport.upkeep
     manyhands.transport.uplink

@@ -72,9 +72,9 @@ def test_a_batch_keeps_what_it_needs_however_much_that_is() -> None:
 
 def functions_of_this_worker() -> list[int]:
     """Bytes that each function keeps, which this worker remembers."""
-    (child,) = [thing for thing in gc.get_objects() if type(thing).__name__ == "Child"]
+    (tasks,) = [thing for thing in gc.get_objects() if type(thing).__name__ == "Tasks"]
     kept = []
-    for function in child._functions.values():
+    for function in tasks._functions.values():
         cells = getattr(function, "__closure__", None) or ()
         kept.append(sum(len(cell.cell_contents) for cell in cells if isinstance(cell.cell_contents, bytes)))
     return kept

@@ -71,4 +71,6 @@ class BatchSizer:
 
     def late_after_s(self, count: int) -> float:
         """Seconds after which a batch of `count` tasks is later than one expects."""
-        return max(0.02, 4.0 * count * (self.item_s or 0.0))  # 20 ms: longer than a busy machine's usual hiccup
+        # 20 ms: longer than a busy machine's usual hiccup. 1 s: what was measured may mean nothing, where the first task had to
+        # import its modules, and to recall a batch costs next to nothing.
+        return min(max(0.02, 4.0 * count * (self.item_s or 0.0)), 1.0)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
+_UNSENDABLE = frozenset({Unsendable})
+
 SLOW_PULL_S = 0.002  # a source that takes longer for its items is handed on item by item
 FAST_PULL_S = 0.0005
 LARGEST_PULL = 1024
@@ -247,10 +249,13 @@ class Stream:
         try:
             while len(items) < count:
                 before = len(items)
-                for item in islice(self._source, min(step, count - before)):
-                    if key_of_item is not None:
+                drawn = islice(self._source, min(step, count - before))
+                if key_of_item is None:
+                    items.extend(drawn)  # what came before an error is kept
+                else:
+                    for item in drawn:
                         names.append(key_of_item(item))
-                    items.append(item)  # extend would lose what came before an error
+                        items.append(item)
                 if len(items) - before < min(step, count - before):
                     self.has_ended = True
                     break
@@ -304,6 +309,9 @@ class Stream:
 
 def _sendable_runs(packed: list[Any]) -> Iterator[tuple[int, Any]]:
     """Split at each `Unsendable`: give (offset, items) and (offset, the Unsendable)."""
+    if _UNSENDABLE.isdisjoint(map(type, packed)):
+        yield 0, packed
+        return
     begin = 0
     for offset, item in enumerate(packed):
         if type(item) is Unsendable:
@@ -311,7 +319,5 @@ def _sendable_runs(packed: list[Any]) -> Iterator[tuple[int, Any]]:
                 yield begin, packed[begin:offset]
             yield offset, item
             begin = offset + 1
-    if begin == 0:
-        yield 0, packed
-    elif begin < len(packed):
+    if begin < len(packed):
         yield begin, packed[begin:]

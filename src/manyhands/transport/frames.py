@@ -29,7 +29,7 @@ class Kind:
     SETUP = 1  # body: (sys.path, sys.argv, authkey, initializer with its arguments, levels of logging)
     FUNCTION = 2  # id: of the function; body: its pickle
     FORGET = 3  # id: of a function that will not be used any more
-    BATCH = 4  # id: of the batch; body: see workers.process_child
+    BATCH = 4  # id: of the batch; body: see workers.process_tasks
     EXIT = 5
     RECALL = 6  # on the control pipe; id: of a batch
     # on the control pipe as well: what came of a call that a task has made; id: of the call
@@ -40,7 +40,7 @@ class Kind:
     # from the worker
     READY = 11
     INITIALIZER_FAILED = 12  # body: a packed failure
-    PROGRESSED = 13  # id: of the batch; body: see workers.process_child
+    PROGRESSED = 13  # id: of the batch; body: see workers.process_tasks
     RETURNED = 14  # id: of the batch; body: how many, in decimal digits
     LOGGED = 15  # body: ((job, index) of the running task or None, fields of the record, fields that are no plain values)
     ASKED = 16  # what a task asks of a pool; id: of the call; body: see lending.Lender

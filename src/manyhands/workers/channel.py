@@ -28,7 +28,8 @@ from manyhands.transport.loop import READ, shared_loop
 from manyhands.transport.trees import Tree, shared_feller
 from manyhands.workers.killed import why_killed
 from manyhands.workers.outbox import Outbox
-from manyhands.workers.process_child import DUMP_SIGNAL, OFFSET_BITS
+from manyhands.workers.process_child import DUMP_SIGNAL
+from manyhands.workers.process_tasks import OFFSET_BITS
 from manyhands.workers.protocol import not_started
 
 if TYPE_CHECKING:

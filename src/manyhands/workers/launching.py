@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from manyhands.core.tasks import WorkerEnd
 from manyhands.transport import payloads
 from manyhands.transport.guard import MARK, Guard, shared_guard
-from manyhands.workers.process_child import CELL_BYTES, WORD_BYTES, Child, _prepare_streams
+from manyhands.workers.process_child import CELL_BYTES, Child, prepare_streams
+from manyhands.workers.process_tasks import Cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ class Launched:
         to_child, from_child, control, stdout, stderr: descriptors, non-blocking.
         sentinel: a descriptor that becomes readable when the process has ended; None: the end of `from_child` says so.
         mark: what it and its descendants carry in their environment.
-        running, since, reported: the three words of shared memory, see `process_child`.
+        running, since, reported: the three words of shared memory, see `process_tasks.Cell`.
         stack: what its fault handler has written.
         process: how to wait for it.
         set_up: body of the SETUP frame, which is to be sent before anything else.
@@ -128,8 +129,8 @@ class _Pipes:
             raise
         self.running = cell[:8].cast("Q")
         self.since = cell[8:16].cast("d")
-        self.reported = cell[16:WORD_BYTES].cast("Q")
-        self.stack = cell[WORD_BYTES:]
+        self.reported = cell[16 : Cell.BYTES].cast("Q")
+        self.stack = cell[Cell.BYTES :]
         for fd in (self.to_child, self.from_child):
             _enlarge(fd)
         for fd in (self.to_child, self.from_child, self.control, self.stdout, self.stderr):
@@ -337,7 +338,7 @@ def _live(
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  # for the rest of the process
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    _prepare_streams()
+    prepare_streams()
     if to_close and "logging" in sys.modules:  # only a fork has anything to close
         from manyhands.transport import forwarding  # imports logging, which is there
 

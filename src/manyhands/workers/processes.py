@@ -20,6 +20,7 @@ from manyhands.workers.channel import Channel
 from manyhands.workers.introductions import Introductions, keyed
 from manyhands.workers.killed import remember_oom_kills
 from manyhands.workers.launching import CleanLauncher, ContextLauncher
+from manyhands.workers.process_tasks import ALL, NO_TIMES, START
 from manyhands.workers.protocol import CallStyle, Unsendable, Work, WorkerProcess, not_started
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessWorkers"]
 
+TEXTS = frozenset({str, bytes})
 RETIRE_S = 3.0  # for a worker's own clean-up (atexit, threads that a task has left behind) before it is killed
 
 
@@ -146,7 +148,8 @@ class ProcessWorkers:
             function_ids, context_ids = introduce(channel, [work.function, work.context or b""])  # type: ignore[list-item]
         nonce = channel.capture(batch.id) if work.policy.captures else b""
         place = batch.job_id, batch.start
-        entry = int(work.style), function_ids, items, work.policy.records_times, context_ids, nonce, place
+        times = ALL if work.policy.records_times else NO_TIMES if work.policy.timeout_s is None else START
+        entry = int(work.style), function_ids, items, times, context_ids, nonce, place
         channel.write(Kind.BATCH, batch.id, pickle.dumps(entry, payloads.PROTOCOL))
         return ()
 
@@ -227,4 +230,6 @@ def _original(error: BaseException) -> BaseException:
 
 
 def _scalar_bytes(items: list[Any]) -> int:
-    return sum(len(item) if type(item) in (str, bytes) else 9 for item in items)
+    if TEXTS.isdisjoint(map(type, items)):
+        return 9 * len(items)
+    return sum(len(item) if type(item) in TEXTS else 9 for item in items)
