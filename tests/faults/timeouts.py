@@ -240,7 +240,7 @@ def many_time_outs_at_once_are_all_kept(kind: str) -> None:
 
 @scenario("process", "fork")
 def a_task_that_waits_for_a_worker_that_is_stopped_is_not_hurt(kind: str) -> None:
-    with open_pool(kind, 1) as pool:
+    with open_pool(kind, 1, initializer=ready) as pool:
         late = pool.options(timeout=LIMIT_S).submit(sleep_on, "asleep")
         behind = [pool.submit(own_pid) for _ in range(100)]
         assert isinstance(late.exception(PATIENCE_S), TaskTimeout)
