@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from manyhands import ProcessPool, ThreadPool, WorkerCrashed
-from manyhands.core.events import Deliver, Event, JobClosed
+from manyhands import Pool, ProcessPool, ThreadPool, WorkerCrashed
+from manyhands.core.events import Deliver, Event, JobClosed, JobOpened
 from manyhands.core.states import State
 from manyhands.core.tasks import Policy
 from manyhands.engine.engine import Engine
@@ -205,3 +205,16 @@ def test_killing_a_pool_ends_its_futures() -> None:
         pool.kill()
         assert isinstance(raised_by(lambda: running.result(PATIENCE_S)), WorkerCrashed | Exception)
         assert isinstance(raised_by(lambda: waiting.result(PATIENCE_S)), Exception)
+
+
+def test_a_job_may_be_opened_while_another_one_is() -> None:
+    futures: list[Any] = []
+    with Pool("serial") as pool:
+        # As the garbage collector does it, by a finalizer that submits.
+        def on_event(event: Event, _: float) -> None:
+            if type(event) is JobOpened and not futures:
+                futures.append(pool.submit(abs, -1))
+
+        pool.engine.observer = on_event
+        futures.append(pool.submit(abs, -2))
+        assert [future.result(PATIENCE_S) for future in futures] == [1, 2]

@@ -35,6 +35,7 @@ from manyhands import (
 from manyhands.borrowed import BorrowedPool
 from manyhands.testing.probes import PATIENCE_S, Gate
 from manyhands.testing.sample_tasks import wait_at_gate
+from manyhands.transport.guard import MARK
 from nesting import WAYS, count_down, fibonacci, sorted_by_parts, wait_for
 
 LARGE = 20_000_000
@@ -255,15 +256,16 @@ def test_threads_and_processes_that_use_each_other() -> None:
 
 
 def test_a_task_of_a_task_may_use_the_pool_of_the_program() -> None:
-    def outer(pool: Pool) -> list[int]:
+    def outer(pool: Pool) -> list[str]:
         with ProcessPool(1) as own:
             return own.submit(inner, pool).result(PATIENCE_S)
 
-    def inner(pool: Pool) -> list[int]:
-        return [os.getpid(), os.getppid(), pool.submit(os.getppid).result(PATIENCE_S)]
+    def inner(pool: Pool) -> list[str]:
+        return [os.environ[MARK], pool.submit(os.getenv, MARK).result(PATIENCE_S)]
 
-    pid, _, parent = run_inside_with_pool(outer)
-    assert parent == os.getpid() != pid
+    own, programs = run_inside_with_pool(outer)
+    assert programs.startswith(f"{os.getpid()}-")
+    assert (":" in own, ":" in programs) == (True, False)  # the worker of a pool in a worker is marked by both programs
 
 
 def run_inside_with_pool(function: Callable[[Pool], Any]) -> Any:

@@ -347,7 +347,7 @@ class Engine:
         while True:
             event = inbox.popleft() if inbox else None
             for intake in self._intakes:  # what was submitted before the event came, at least
-                if intake.pending:
+                if intake.pending and intake.job_id in self._scheduler.jobs:  # else it was opened in a turn, and that waits
                     for added in intake.gather():
                         self._handle(added, deliveries)
             if event is not None:
