@@ -29,6 +29,8 @@ _session_start = pytest.StashKey[leaks.Snapshot]()
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited by what a shell runs in the background, and by its children
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by what nohup has started
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     leaks.mark_session()
     config.stash[_temp_folder] = leaks.private_temp_folder()
 
