@@ -196,6 +196,7 @@ def test_tasks_that_are_given_back_fail_when_the_pool_has_failed() -> None:
     begin(pool, 1)
     error = RuntimeError("the initializer raises")
     pool.feed(ev.PoolFailed(error))
+    pool.feed(ev.PoolFailed(RuntimeError("another initializer has heard of that")))
     pool.workers.die(1)
     assert states(pool) == {0: "crashed", 1: "failed", 2: "failed"}
     assert pool.outcome(1, 2).result is error

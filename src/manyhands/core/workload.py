@@ -75,9 +75,10 @@ class Workload:
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Nothing can begin any more."""
-        self.failure = error
-        self.give_up(error)
+        """Nothing can begin any more. The first reason is what is told: those that come after it may be its consequences."""
+        if self.failure is None:
+            self.failure = error
+        self.give_up(self.failure)
 
     def give_up(self, error: BaseException) -> None:
         """What waits now fails."""

@@ -364,7 +364,7 @@ class Engine:
         now = time.monotonic()
         if self.observer is not None:
             self.observer(event, now)
-        if type(event) is ev.PoolFailed:
+        if type(event) is ev.PoolFailed and self.failure is None:
             self.failure = event.error
         for action in self._scheduler.handle(event, now):
             if type(action) is ev.SendBatch:  # these two go with every single task
