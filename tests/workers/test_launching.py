@@ -169,3 +169,11 @@ def test_a_program_that_ignores_sigchld_still_hears_of_the_end_of_its_workers(ru
         method,
     ).succeeded()
     assert ran.stdout == "WorkerCrashed 2\n[]\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing_does_not_wait_for_workers(method: str) -> None:
+    with ProcessPool(1, multiprocessing.get_context(method)) as pool:
+        pid = pool.submit(os.getpid).result(PATIENCE_S)
+        assert pid != os.getpid()
+        assert multiprocessing.active_children() == []

@@ -286,7 +286,8 @@ class ContextLauncher:
 
     def launch(self, inherited: list[int]) -> Launched:
         """Start a worker; `inherited` are descriptors that a fork must close. Raises what the context raises."""
-        from multiprocessing.connection import Connection  # only for who uses multiprocessing
+        from multiprocessing import process as children  # only for who uses multiprocessing
+        from multiprocessing.connection import Connection
 
         set_up = _set_up(None, None, None, b"")
         is_fork = self._context.get_start_method(allow_none=False) == "fork"
@@ -305,6 +306,10 @@ class ContextLauncher:
             )
             pipes.check_room(MOST_FDS_OF_A_START)
             process.start()
+            # 1. Our loop has taken the exit status of a worker, and closes it. 2. The program ends, or calls `active_children`:
+            # multiprocessing waits for the same process, and finds it closed; or it was first, and the status is lost to us.
+            # So it does not know our workers. test_multiprocessing_does_not_wait_for_workers
+            getattr(children, "_children", set()).discard(process)
         except BaseException:
             pipes.abandon()
             raise
