@@ -138,7 +138,7 @@ def inner_pool(path: str) -> None:
 def test_a_pool_within_a_task_goes_with_the_task(tmp_path: Path) -> None:
     path = str(tmp_path / "pids")
     with ProcessPool(1) as pool:
-        future = pool.options(timeout=3).submit(inner_pool, path)
+        future = pool.options(timeout=10).submit(inner_pool, path)  # it has much to import and to start
         assert isinstance(raised_by(lambda: future.result(PATIENCE_S)), TaskTimeout)
         wait_until_gone(path)
 

@@ -90,6 +90,35 @@ def test_only_the_task_that_kills_its_worker_is_charged(tmp_path: Path, monkeypa
     assert {number for number in range(COUNT) if begun.count(number) > 1} <= set(range(BAD))  # ended, and not yet reported
 
 
+class DiesAsItIsLoaded:
+    """A function that ends the process which loads it, but for the first of them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return _load_or_die, (self.path,)
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+def _load_or_die(path: str) -> Any:
+    with Path(path).open("a") as file:
+        file.write("loaded\n")
+    if len(Path(path).read_text().split()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return DiesAsItIsLoaded(path)
+
+
+def test_a_death_while_the_function_is_loaded_is_the_first_task_s(tmp_path: Path) -> None:
+    with ProcessPool(1) as pool:
+        path = str(tmp_path / "loads")
+        results = list(pool.map(DiesAsItIsLoaded(path), range(2 * COUNT), chunksize=COUNT, errors="return"))
+    assert [index for index, result in enumerate(results) if isinstance(result, WorkerCrashed)] == [0]
+    assert len(results) == 2 * COUNT
+
+
 def wait_for_the_last(number: int) -> int:
     if number == 5:
         give_up_at = time.monotonic() + PATIENCE_S

@@ -228,10 +228,9 @@ class Tasks:
         scalars = payloads.SCALARS
         clock = time.monotonic
         touched = self._upkeep.touched
-        try:
-            function = self._load_function(function_id)
-        except BaseException:
-            return 0  # it raises that again, for each of them
+        if function_id not in self._loaded:
+            return 0  # to load it is the first task's doing, and its fault should this process die of that
+        function = self._functions[function_id]
         begun = self._offset
         self._since[0] = clock()
         self._running[0] = self._batch_id << OFFSET_BITS
@@ -253,6 +252,7 @@ class Tasks:
                     else:
                         put((PICKLED, payloads.dumps(value, what="result"), clock()))
                         self._flush_at = 0.0
+                        break
                 except BaseException as error:
                     value = None
                     put((FAILED, _packed(error, function), clock()))
