@@ -84,14 +84,16 @@ def test_a_large_batch_counts_for_more_than_a_small_one() -> None:
 def test_nothing_is_late_within_the_hiccups_of_a_busy_machine() -> None:
     sizer = BatchSizer()
     assert sizer.late_after_s(1) == 0.02
-    sizer.record(10, 0.1)
-    assert sizer.late_after_s(10) == pytest.approx(0.4)
+    sizer.record(10, 1.0)
+    assert sizer.late_after_s(10) == pytest.approx(4.0)
 
 
-def test_whatever_was_measured_a_second_is_late() -> None:
+def test_as_long_as_little_is_measured_a_second_is_late() -> None:
     sizer = BatchSizer(1000)
     sizer.record(1, 2.0)  # it has imported something
     assert sizer.late_after_s(1000) == 1.0
+    sizer.record(9, 0.9)
+    assert sizer.late_after_s(1000) > 100.0
 
 
 @given(

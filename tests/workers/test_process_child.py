@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -70,3 +71,30 @@ def test_the_time_that_a_report_takes_is_not_the_next_tasks() -> None:
         assert one.duration_s is not None
         assert next_one.started_at is not None
         assert next_one.started_at - (one.started_at + one.duration_s) > REPORT_S / 2
+
+
+LOOPS = {3: "_run_items", 700: "_run_quickly"}
+
+
+def raise_late(number: int) -> int:
+    """As a signal handler of the task may, raise just after the task has been noted as ended."""
+
+    def hook(frame: Any, event: str, function: Any) -> None:
+        if event == "c_return" and frame.f_code.co_name == LOOPS[number] and getattr(function, "__name__", "") == "append":
+            sys.setprofile(None)
+            raise TimeoutError(number)
+
+    if number in LOOPS:
+        sys.setprofile(hook)
+    return number
+
+
+@pytest.mark.parametrize(("bad", "items"), [(3, range(8)), (700, range(512, 1024))])
+def test_a_handler_that_raises_at_the_end_of_a_task_shifts_no_result(bad: int, items: range) -> None:
+    with ProcessPool(1) as pool:
+        assert pool.submit(raise_late, 0).result(PATIENCE_S) == 0  # the function is loaded: a large batch can go quickly
+        results = list(pool.map(raise_late, items, chunksize=len(items), errors="return"))
+    at = items.index(bad)
+    assert isinstance(results[at], WorkerCrashed)
+    results[at] = bad
+    assert results == list(items)

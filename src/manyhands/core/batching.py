@@ -15,13 +15,15 @@ GROWTH = 8  # from 1 to 4096 in four steps, so that one lucky measurement does n
 LARGEST = 4096
 LARGEST_BYTES = 1 << 18  # a pipe takes 64 KiB to 1 MiB; more in one batch only adds latency
 SHORT_S = 0.003  # an item shorter than this may wait behind another: the next batch is sent ahead
+ENOUGH = 8  # tasks: what was measured of fewer may be the import of modules by the first one
+DOUBTFUL_S = 1.0
 FORGET = 0.6  # weight of what was measured before the last report
 
 
 class BatchSizer:
     """Chooses batch sizes for one job from the durations that its workers report."""
 
-    __slots__ = ("_bytes", "_count", "_largest_measured", "_seconds", "fixed")
+    __slots__ = ("_bytes", "_count", "_largest_measured", "_measured", "_seconds", "fixed")
 
     def __init__(self, fixed: int | None = None) -> None:
         """Use `fixed` as the size of every batch, or choose it when None."""
@@ -30,6 +32,7 @@ class BatchSizer:
         self._seconds = 0.0
         self._bytes = 0.0
         self._largest_measured = 0
+        self._measured = 0
 
     def record(self, count: int, seconds: float, payload_bytes: int = 0) -> None:
         """`count` tasks took `seconds` together, one after the other, and their results have `payload_bytes`."""
@@ -37,6 +40,7 @@ class BatchSizer:
         self._seconds = self._seconds * FORGET + seconds
         self._bytes = self._bytes * FORGET + payload_bytes
         self._largest_measured = max(self._largest_measured, count)
+        self._measured += count
 
     @property
     def item_s(self) -> float | None:
@@ -71,6 +75,5 @@ class BatchSizer:
 
     def late_after_s(self, count: int) -> float:
         """Seconds after which a batch of `count` tasks is later than one expects."""
-        # 20 ms: longer than a busy machine's usual hiccup. 1 s: what was measured may mean nothing, where the first task had to
-        # import its modules, and to recall a batch costs next to nothing.
-        return min(max(0.02, 4.0 * count * (self.item_s or 0.0)), 1.0)
+        late_s = max(0.02, 4.0 * count * (self.item_s or 0.0))  # 20 ms: longer than a busy machine's usual hiccup
+        return late_s if self._measured >= ENOUGH else min(late_s, DOUBTFUL_S)

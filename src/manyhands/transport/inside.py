@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OFFSET_BITS", "Line", "worker"]
 
-OFFSET_BITS = 32  # the word that tells which task is running is batch id << OFFSET_BITS | offset + 1
+OFFSET_BITS = 24  # the word that tells which task is running is batch id << OFFSET_BITS | offset + 1
 
 
 class Line:

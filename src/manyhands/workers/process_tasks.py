@@ -41,8 +41,9 @@ OFFSET_BITS = inside.OFFSET_BITS  # the first word of the cell is batch id << OF
 FLUSH_S = 0.005  # results of a batch that takes longer are sent in between
 LARGE_BYTES = 1 << 16  # a result of this size is sent at once
 
-QUICK_COUNT = 256  # tasks in a batch, at least, that were measured to be so short that not even the clock is looked at for each
-BURST = 64  # so many of them between two looks
+QUICK_COUNT = 256  # tasks in a batch, at least, that are expected to be so short that the clock is not looked at for each
+BURST = 64  # so many of them at most between two looks
+SLOW_BURST_S = 0.001  # then they are not that short
 
 ONE, STAR, CALL = 0, 1, 2  # workers.protocol.CallStyle, which imports enum
 NO_TIMES, START, ALL = 0, 1, 2  # whose times are wanted
@@ -53,7 +54,7 @@ class Cell:
 
     Attributes:
         running: one word: batch and offset of the running task.
-        offset: the half of that word which tells the offset, plus one.
+        half: its lower half, with eight bits of the batch and the offset.
         since: one word: when it began.
         reported: one word: what `running` was when the results before it were last sent.
     """
@@ -62,7 +63,7 @@ class Cell:
 
     def __init__(self, memory: memoryview) -> None:
         self.running = memory[:8].cast("Q")
-        self.offset = (memory[:4] if sys.byteorder == "little" else memory[4:8]).cast("I")
+        self.half = (memory[:4] if sys.byteorder == "little" else memory[4:8]).cast("I")
         self.since = memory[8:16].cast("d")
         self.reported = memory[16:].cast("Q")
 
@@ -84,7 +85,7 @@ class Tasks:
         self._pid = os.getpid()
         self._lines = lines
         self._uplink = uplink
-        self._running, self._offset, self._since, self._reported = cell.running, cell.offset, cell.since, cell.reported
+        self._running, self._half, self._since, self._reported = cell.running, cell.half, cell.since, cell.reported
         self._upkeep = upkeep
         self._functions: dict[int, Any] = {}
         self._loaded: set[int] = set()
@@ -176,6 +177,7 @@ class Tasks:
             since[0] = now
             running[0] = token + offset + 1
             loaded = False
+            ended: tuple[int, Any, float]
             try:
                 if is_scoped:
                     function = self._scoped(function_ids, context_ids, offset)
@@ -195,17 +197,21 @@ class Tasks:
                     value = function(*item[0], **item[1])
                 del item
                 if type(value) in scalars:
-                    put((VALUE, value, now := clock()))
+                    ended = (VALUE, value, now := clock())
                 else:
                     blob = payloads.dumps(value, what="result")
-                    put((PICKLED, blob, now := clock()))
+                    ended = (PICKLED, blob, now := clock())
                     if len(blob) > LARGE_BYTES:
                         self._flush_at = 0.0
                     del blob
                 del value
             except BaseException as error:  # an outcome is delivered: whatever it is, it is the task's
                 item = value = None
-                put((FAILED if loaded else UNLOADABLE, _packed(error, function), now := clock()))
+                ended = (FAILED if loaded else UNLOADABLE, _packed(error, function), now := clock())
+            # Not in the `try`: a task's signal handler may raise in any step of that. Two ends of one task would give what comes
+            # after it the results of others. test_a_handler_that_raises_at_the_end_of_a_task_shifts_no_result
+            put(ended)
+            del ended
             if touched:
                 self._leave_if_forked()
                 upkeep.look()
@@ -231,37 +237,40 @@ class Tasks:
         if function_id not in self._loaded:
             return 0  # to load it is the first task's doing, and its fault should this process die of that
         function = self._functions[function_id]
-        begun = self._offset
-        self._since[0] = clock()
+        half = self._half
+        nobody = (self._batch_id & 0xFF) << OFFSET_BITS  # in that half
+        self._since[0] = now = clock()
         self._running[0] = self._batch_id << OFFSET_BITS
         while True:
+            began = now
             burst = min(2 * burst, BURST)  # the first ones may already be slow
-            for count in range(offset + 1, offset + 1 + burst):
+            for mark in range(nobody + offset + 1, nobody + offset + 1 + burst):
                 try:
                     item = take()
                 except IndexError:
                     return -1
                 if type(item) is tuple:
                     pending.appendleft(item)
-                    return offset
-                begun[0] = offset = count
+                    return mark - nobody - 1
+                half[0] = mark
                 try:
-                    value = function(item)
-                    if type(value) in scalars:
-                        put(value)
-                    else:
-                        put((PICKLED, payloads.dumps(value, what="result"), clock()))
+                    value = ended = function(item)
+                    if type(value) not in scalars:
+                        ended = PICKLED, payloads.dumps(value, what="result"), clock()
                         self._flush_at = 0.0
-                        break
+                        del value
                 except BaseException as error:
                     value = None
-                    put((FAILED, _packed(error, function), clock()))
-                if touched or fresh:
+                    ended = FAILED, _packed(error, function), clock()
+                put(ended)  # not in the `try`, see `_run_items`
+                if touched or fresh or type(ended) is tuple:
                     break
+            offset = mark - nobody
             if touched:
                 self._leave_if_forked()
                 self._upkeep.look()
-            if fresh or clock() > self._flush_at:
+            now = clock()
+            if fresh or now > self._flush_at or now - began > SLOW_BURST_S:
                 return offset
 
     def _begin_capture(self, nonce: bytes) -> None:
